@@ -1,0 +1,479 @@
+"""Events to JSON and back, and nothing that JSON would change on the way.
+
+`encode` refuses, with the path to the spot, whatever would not come back as it was given: NaN and infinities, lone
+surrogates, NUL, integers beyond 2^53-1, sets, objects, too much depth or size. (A tuple is written as the list it
+reads back as, an enum member as its value, a UUID as its text.) `decode` is strict in the
+same way: a missing, unknown or ill-typed field is an error, never a guess. Payloads hold data only: a type is looked
+up by name among the classes this program was given, nothing is imported, nothing is unpickled.
+
+Fields annotated `Json` (that is, `Any`) pass through cattrs untouched: structuring them item by item would cost ten
+times the encoding itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, TypeAlias, TypeVar, get_args
+from uuid import UUID
+
+import attrs
+import cattrs
+import orjson
+from attrs import frozen
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
+from eventstore.log import Cursor, Entry
+
+Json: TypeAlias = Any
+"""Any JSON value: None, bool, int, float, str, list of these, dict of these by str."""
+
+MAX_DEPTH = 254
+"""How deep a payload may nest; orjson's own bound when writing, a quarter of its bound when reading."""
+MAX_BYTES = 32 * 1024 * 1024
+"""How large one encoded payload may be."""
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader brings back exactly."""
+
+_OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_OPTIONS |= orjson.OPT_PASSTHROUGH_DATACLASS
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+T = TypeVar("T")
+
+
+@frozen
+class Upcaster:
+    """How an old stored shape is read: its stored name, the class it is now, and its data in the new shape."""
+
+    stored: str
+    to: type
+    convert: Callable[[dict[str, Json]], dict[str, Json]]
+
+
+class Recorded:
+    """An event in its place. The payload is decoded when `event` is first looked at, and once only."""
+
+    __slots__ = ("_codec", "_event", "entry", "kind")
+
+    def __init__(self, entry: Entry, kind: type | None, codec: Codec) -> None:
+        self.entry = entry
+        self.kind: Any = kind
+        """The event's class, or None where this program does not know the type."""
+        self._codec = codec
+        self._event: Any = None
+
+    @property
+    def event(self) -> Any:
+        """The event itself.
+
+        Raises:
+            UnreadableEntry: the type is unknown here, or the payload does not fit it.
+        """
+        if self._event is None:
+            self._event = self._codec.decode(self.entry)
+        return self._event
+
+    @property
+    def type(self) -> str:
+        """The event's name: that of its class, or the stored one where the class is unknown."""
+        return self.entry.type if self.kind is None else str(self.kind.__name__)
+
+    @property
+    def stream(self) -> str:
+        """The stream it belongs to."""
+        return self.entry.stream
+
+    @property
+    def version(self) -> int:
+        """Its place in the stream, from 1."""
+        return self.entry.version
+
+    @property
+    def position(self) -> int:
+        """Its place in the log, from 1."""
+        return self.entry.position
+
+    @property
+    def attempt(self) -> int | None:
+        """The attempt that wrote it; None for what came from outside."""
+        return self.entry.attempt
+
+    @property
+    def key(self) -> str | None:
+        """The caller's idempotency key."""
+        return self.entry.key
+
+    @property
+    def meta(self) -> Json:
+        """The caller's free JSON."""
+        return None if self.entry.meta is None else orjson.loads(self.entry.meta)
+
+    @property
+    def cursor(self) -> Cursor:
+        """What a reader keeps to go on after this entry."""
+        return Cursor(self.entry.position, self.entry.hash)
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When the log took it; never goes backwards."""
+        return from_microseconds(self.entry.recorded_at)
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """When a writer or an import says it happened."""
+        return None if self.entry.occurred_at is None else from_microseconds(self.entry.occurred_at)
+
+    @property
+    def time(self) -> datetime:
+        """When it happened, as far as anybody said: `occurred_at`, else `recorded_at`."""
+        return self.occurred_at or self.recorded_at
+
+    def __repr__(self) -> str:
+        return f"<{self.type} at position {self.position}, version {self.version} of {self.stream}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and self.entry == other.entry
+
+    def __hash__(self) -> int:
+        return hash(self.entry)
+
+
+class Codec:
+    """The event classes of one program, by name, and how each is written and read.
+
+    Args:
+        events: attrs classes; two of one name are refused.
+        upcasters: how older stored names and shapes are read.
+
+    Raises:
+        ValueError: two classes of one name, or an upcaster to a class that is not among the events.
+    """
+
+    def __init__(self, events: Iterable[type], upcasters: Iterable[Upcaster] = ()) -> None:
+        self._converter = _converter()
+        self._kinds: dict[str, type] = {}
+        self._upcasters: dict[str, Upcaster] = {}
+        for kind in events:
+            if self._kinds.setdefault(kind.__name__, kind) is not kind:
+                raise ValueError(f"two event classes are named {kind.__name__}; rename one of them")
+        for upcaster in upcasters:
+            if upcaster.stored in self._kinds or self._kinds.get(upcaster.to.__name__) is not upcaster.to:
+                raise ValueError(
+                    f"the upcaster of {upcaster.stored} must lead from a name that is no event's "
+                    f"to the class of one, not to {upcaster.to.__name__}"
+                )
+            self._upcasters[upcaster.stored] = upcaster
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every event name this program writes."""
+        return tuple(self._kinds)
+
+    def kind(self, stored: str) -> type | None:
+        """The class that a stored type is read as, None if unknown."""
+        if (kind := self._kinds.get(stored)) is not None:
+            return kind
+        return upcaster.to if (upcaster := self._upcasters.get(stored)) else None
+
+    def stored_names(self, kinds: Iterable[type]) -> tuple[str, ...]:
+        """Every stored type that is read as one of these classes."""
+        wanted = set(kinds)
+        old = (name for name, upcaster in self._upcasters.items() if upcaster.to in wanted)
+        return (*(kind.__name__ for kind in wanted), *old)
+
+    def recorded(self, entry: Entry) -> Recorded:
+        """The entry as an event in its place, payload still encoded."""
+        return Recorded(entry, self.kind(entry.type), self)
+
+    def encode(self, event: object) -> str:
+        """The event's JSON text, fields at their defaults left out.
+
+        Raises:
+            UnknownEvent: its class is none of this program's.
+            InvalidPayload: JSON would not bring it back as it is; the error holds the path to the spot.
+        """
+        kind = type(event)
+        name = kind.__name__
+        if self._kinds.get(name) is not kind:
+            raise UnknownEvent(name, self.names)
+        try:
+            fields = self._converter.unstructure(event)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidPayload(name, "$", f"does not fit its fields: {error}") from error
+        text = encode_json(name, fields)
+        # A pair assertion: what is written can be read. One structuring of the fields, Json ones untouched.
+        self._structure(name, kind, fields)
+        return text
+
+    def parse(self, name: str, fields: Mapping[str, Json]) -> Any:
+        """An event from its name and plain fields, as an import brings them; old names are upcast.
+
+        Raises:
+            UnknownEvent: no class of that name.
+            InvalidPayload: a missing, unknown or ill-typed field.
+        """
+        kind = self.kind(name)
+        if kind is None:
+            raise UnknownEvent(name, self.names)
+        if not isinstance(fields, dict):
+            raise InvalidPayload(name, "$", f"must be an object of fields, not {_described(fields)}")
+        if upcaster := self._upcasters.get(name):
+            fields = upcaster.convert(dict(fields))
+        return self._structure(name, kind, fields)
+
+    def decode(self, entry: Entry) -> Any:
+        """The event that an entry holds.
+
+        Raises:
+            UnreadableEntry: the type is unknown here, or the payload does not fit it.
+        """
+        try:
+            return self.parse(entry.type, orjson.loads(entry.data))
+        except UnknownEvent:
+            reason = "no class of that name is known here"
+        except (InvalidPayload, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            reason = str(error)
+        raise UnreadableEntry(entry.position, entry.stream, entry.type, reason)
+
+    def _structure(self, name: str, kind: type[T], fields: Mapping[str, Json]) -> T:
+        try:
+            return self._converter.structure(fields, kind)
+        except Exception as error:  # cattrs wraps whatever a field raised in an ExceptionGroup of its own
+            message, _, path = cattrs.transform_error(error, format_exception=_explained)[0].rpartition(" @ ")
+            raise InvalidPayload(name, path, message) from error
+
+
+def encode_json(name: str, value: Json) -> str:
+    """JSON text of a plain value, or an `InvalidPayload` that leads to what JSON would change."""
+    try:
+        raw = orjson.dumps(value, option=_OPTIONS)
+    except (TypeError, RecursionError) as error:
+        path, reason = fault_in(value) or ("$", str(error))
+        raise InvalidPayload(name, path, reason) from None
+    # orjson writes NaN as null and NUL as \u0000 without a word. Both leave a trace in the bytes, so the walk over the
+    # value, which costs more than the encoding, is only taken where such a trace is.
+    if (b"null" in raw or b"\\u0000" in raw) and (fault := fault_in(value)):
+        raise InvalidPayload(name, *fault)
+    if len(raw) > MAX_BYTES:
+        raise InvalidPayload(name, "$", f"takes {len(raw)} bytes of JSON; the limit is {MAX_BYTES}: keep large data apart")
+    return raw.decode()
+
+
+def canonical(value: Json) -> bytes:
+    """One spelling for equal JSON values: sorted keys, no spaces. `1` and `1.0` and `true` stay different."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest(tool: str, input: Json) -> str:  # noqa: A002 - the event's own field name
+    """What a confirmation is bound to: SHA-256 (hex) of tool and input, whatever the order of keys."""
+    try:
+        return hashlib.sha256(canonical([tool, input])).hexdigest()
+    except (TypeError, RecursionError) as error:
+        path, reason = fault_in(input) or ("$", str(error))
+        raise InvalidPayload(tool, path, reason) from None
+
+
+def loads_strictly(text: str | bytes) -> Json:
+    """JSON from elsewhere, refusing what Python's reader would change in silence: duplicate keys, NaN, deep nesting.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+
+
+def fault_in(value: Json) -> tuple[str, str] | None:
+    """Where and why JSON would change the value on the way; None if it would not. Iterative, so any depth is safe."""
+    pending: list[tuple[Json, str, int]] = [(value, "$", 0)]
+    while pending:
+        item, path, depth = pending.pop()
+        if reason := _fault_of(item, depth):
+            return path, reason
+        if type(item) is dict:
+            for key, child in item.items():
+                if type(key) is not str:
+                    return path, f"has the key {key!r}; JSON keys are text"
+                if reason := _fault_of(key, depth):
+                    return path, f"has a key that {reason}"
+                pending.append((child, f"{path}.{key}", depth + 1))
+        elif type(item) in (list, tuple):
+            pending += [(child, f"{path}[{index}]", depth + 1) for index, child in enumerate(item)]
+    return None
+
+
+def _fault_of(item: Json, depth: int) -> str | None:
+    kind = type(item)
+    if kind is str:
+        if "\0" in item:
+            return "holds NUL, which SQLite's JSON cuts off; leave it out"
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            return "holds a lone surrogate, which is not text; decode it with errors='replace'"
+    elif kind is float:
+        if not math.isfinite(item):
+            return f"is {item!r}, which JSON does not have; write null or text"
+    elif kind is int:
+        if abs(item) > MAX_INTEGER:
+            return f"is {_short(item)}, beyond 2^53-1, where JSON readers round; write it as text"
+    elif kind in (dict, list, tuple):
+        if depth >= MAX_DEPTH:
+            return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+    elif item is not None and kind is not bool and not isinstance(item, Enum | UUID):
+        return f"is {_described(item)}, which JSON would not bring back; convert it to plain JSON first"
+    return None
+
+
+def _short(number: int) -> str:
+    # str() of an int of more than 4,300 digits raises; such a number is told by its size.
+    return str(number) if abs(number) < 10**40 else f"an integer of {number.bit_length()} bits"
+
+
+_WORDS = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
+
+
+def _described(value: object) -> str:
+    kind = type(value)
+    name = kind.__name__
+    return _WORDS.get(kind) or (f"an {name}" if name[0].lower() in "aeiou" else f"a {name}")
+
+
+def _explained(error: BaseException, kind: type | None) -> str:
+    """cattrs' errors in our words: no classes, and what to write instead."""
+    if isinstance(error, KeyError):
+        return "is missing"
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return f"has fields that the event does not know: {', '.join(sorted(error.extra_fields))}"
+    if isinstance(error, TypeError | ValueError) and "must be" in str(error):
+        return str(error)
+    if "not in literal" in str(error):
+        return f"must be one of {', '.join(map(str, get_args(kind)))}"
+    if isinstance(error, AttributeError):  # an object's field was given something that has no fields
+        return "must be an object"
+    return cattrs.v.format_exception(error, kind)
+
+
+def _without_duplicates(pairs: Sequence[tuple[str, Json]]) -> dict[str, Json]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return result
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON; write null or text")
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Microseconds since 1970, UTC, of an aware datetime.
+
+    Raises:
+        ValueError: a datetime without a time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone; use datetime.now(UTC)")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """The aware UTC datetime of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def to_iso(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds and a Z: one width, so that text order is time order."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone; use datetime.now(UTC)")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_iso(text: str) -> datetime:
+    """The aware UTC datetime of an ISO 8601 text with a time zone.
+
+    Raises:
+        ValueError: no ISO 8601, or without a zone.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} must be a time with a zone; end it with Z or an offset")
+    return moment.astimezone(UTC)
+
+
+def _strict(kind: type) -> Callable[[Json, Any], Json]:
+    def structure(value: Json, _type: Any) -> Json:
+        if type(value) is not kind:
+            raise TypeError(f"must be {_WORDS[kind]}, not {_described(value)}")
+        return value
+
+    return structure
+
+
+def _structure_float(value: Json, _type: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"must be a number, not {_described(value)}")
+    return float(value)
+
+
+def _structure_datetime(value: Json, _type: Any) -> datetime:
+    if type(value) is not str:
+        raise TypeError(f"must be an ISO 8601 time as text, not {_described(value)}")
+    return from_iso(value)
+
+
+def _untouched(value: Json) -> Json:
+    return value
+
+
+def _untouched_structure(value: Json, _type: Any) -> Json:
+    return value
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=True)
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, _strict(kind))
+    converter.register_structure_hook(float, _structure_float)
+    converter.register_structure_hook(datetime, _structure_datetime)
+    converter.register_unstructure_hook(datetime, to_iso)
+    # An int field that holds a str must not pass; cattrs unstructures primitives by the value's own class, so
+    # the structuring that follows each encoding is what notices.
+    converter.register_structure_hook_factory(attrs.has, lambda kind: _structure_function(kind, converter))
+    converter.register_unstructure_hook_factory(attrs.has, lambda kind: _unstructure_function(kind, converter))
+    return converter
+
+
+def _json_fields(kind: type) -> list[str]:
+    attrs.resolve_types(kind)
+    return [field.name for field in attrs.fields(kind) if field.type is Any or Any in get_args(field.type)]
+
+
+def _structure_function(kind: type, converter: cattrs.Converter) -> Callable[[Json, Any], Any]:
+    hooks = {name: override(struct_hook=_untouched_structure) for name in _json_fields(kind)}
+    return make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **hooks)  # type: ignore[arg-type]
+
+
+def _unstructure_function(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    hooks = {name: override(unstruct_hook=_untouched) for name in _json_fields(kind)}
+    return make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True, **hooks)  # type: ignore[arg-type]

@@ -1,0 +1,479 @@
+"""Every error of Runfold, named for the fact it reports.
+
+Each carries its data as attributes, pickles, and says in one sentence what happened and what to do next.
+This module imports nothing of the package, so that every room may raise from it.
+
+    EventStoreError
+    ├── Refused                 nothing was written; state and log are what they were
+    │   ├── InvalidArgument     a name, a page size, a filter … that cannot be
+    │   ├── InvalidPayload      an event that JSON would not bring back as it was
+    │   ├── UnknownEvent        a type that no machine of this store knows
+    │   ├── ForeignEvent        an event of another machine than the stream's
+    │   ├── KeyReused           the key stands already, with other content
+    │   ├── Fenced              another attempt began, or the run ended
+    │   ├── VersionConflict     the stream is not at the version that was expected
+    │   ├── IllegalTransition   the phase does not take this event
+    │   ├── CallReused          the call id was opened or returned before
+    │   ├── CallNotOpen         a return without an open call
+    │   ├── DigestMismatch      not the tool and input that were called, asked or approved
+    │   ├── AlreadyAsked        the call id has a question already
+    │   ├── AlreadyResolved     the question was decided before: who, when, what
+    │   ├── QuestionUnknown     a decision on a question that was never asked
+    │   ├── QuestionOpen        not while a question waits for its answer
+    │   ├── NotApproved         a call whose question was denied or expired
+    │   ├── QueueFull           as many runs wait as may wait
+    │   └── ImportRefused       a line of an import file, and why
+    ├── UnreadableEntry         an entry in the log that this program cannot decode
+    ├── ReplayRefused           an entry in the log that its machine does not accept
+    ├── CursorConflict          the log is not the one that this cursor was taken from
+    ├── StaleProjection         a table that is behind, or another program's, and may not be written here
+    ├── ProjectionHalted        a projection raised at an entry and stands still there
+    ├── RebuildSuperseded       another rebuild of the same table began
+    ├── RunNotFound             no run of that id
+    ├── CannotOpen              not a database of ours, not readable, or not there
+    ├── NewerDatabase           written by a newer release
+    ├── DatabaseBusy            another process holds the write lock for too long
+    ├── StoreClosed             the handle was closed
+    ├── Waiting                 a question is unanswered: leave the block, the run is parked
+    └── Unreturned              a call began in an earlier attempt and nobody knows how it ended
+"""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from typing import Any
+
+from attrs import define, field
+
+
+class EventStoreError(Exception):
+    """The base of every error that Runfold raises on purpose."""
+
+
+class Refused(EventStoreError):
+    """What was asked may not happen; nothing was written."""
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+@define(eq=False)
+class InvalidArgument(Refused):
+    """An argument that cannot be."""
+
+    name: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r}: {self.reason}"
+
+
+@define(eq=False)
+class InvalidPayload(Refused):
+    """A payload that JSON would change on the way; `path` leads to the spot."""
+
+    type: str
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.type} cannot be stored: {self.path} {self.reason}"
+
+
+@define(eq=False)
+class UnknownEvent(Refused):
+    """A type that no machine of this store knows."""
+
+    type: str
+    known: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"no machine here knows the event type {self.type}; name the program that does with "
+            f"connect(app=…) or --app, or use one of {_names(self.known)}"
+        )
+
+
+@define(eq=False)
+class ForeignEvent(Refused):
+    """An event of another machine than the one that the stream's first event fixed."""
+
+    stream: str
+    type: str
+    machine: str
+    owner: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stream} belongs to the machine {self.machine!r} and cannot take {self.type}, "
+            f"an event of {self.owner!r}; append it to a stream of its own"
+        )
+
+
+@define(eq=False)
+class KeyReused(Refused):
+    """The key stands already in this stream, with other content."""
+
+    stream: str
+    key: str
+    version: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stream} holds the key {self.key!r} already at version {self.version}, with other content; "
+            "use a new key for a new fact"
+        )
+
+
+@define(eq=False)
+class Fenced(Refused):
+    """The attempt that wrote this is no longer the run's."""
+
+    stream: str
+    type: str
+    attempt: int | None
+    current: int
+    phase: str
+
+    def __str__(self) -> str:
+        if self.attempt is None:
+            return (
+                f"{self.type} is a worker's event and needs the attempt it belongs to; {self.stream} is {self.phase} "
+                f"in attempt {self.current}: claim the run, or pass attempt={self.current}"
+            )
+        return (
+            f"attempt {self.attempt} of {self.stream} may not write {self.type}: the run is {self.phase} "
+            f"in attempt {self.current}; stop this work, it belongs to another"
+        )
+
+
+@define(eq=False)
+class VersionConflict(Refused):
+    """The stream is not at the version that was expected."""
+
+    stream: str
+    expected: int
+    actual: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stream} is at version {self.actual}, not {self.expected}; "
+            "read what is new and decide again, or leave expected_version out"
+        )
+
+
+@define(eq=False)
+class IllegalTransition(Refused):
+    """The machine's table has no such cell."""
+
+    stream: str
+    machine: str
+    phase: str
+    event: str
+    allowed: tuple[str, ...]
+    hint: str = ""
+
+    def __str__(self) -> str:
+        sentence = f"{self.stream} is {self.phase} and cannot take {self.event}; it takes {_names(self.allowed)}."
+        return f"{sentence} {self.hint}".rstrip()
+
+
+@define(eq=False)
+class CallReused(Refused):
+    """A call id is opened once and returned once."""
+
+    stream: str
+    call_id: str
+    fact: str
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of {self.stream} {self.fact}; use a new call id for a new call"
+
+
+@define(eq=False)
+class CallNotOpen(Refused):
+    """A return needs an open call."""
+
+    stream: str
+    call_id: str
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of {self.stream} was never opened; append its ToolCalled first"
+
+
+@define(eq=False)
+class DigestMismatch(Refused):
+    """The tool and input are not those that were called, asked about or approved under this call id."""
+
+    stream: str
+    call_id: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return (
+            f"call {self.call_id} of {self.stream} stands for another tool or input "
+            f"({self.expected[:12]}… and not {self.actual[:12]}…); use exactly that, or a new call id"
+        )
+
+
+@define(eq=False)
+class AlreadyAsked(Refused):
+    """The call id has a question already."""
+
+    stream: str
+    call_id: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of {self.stream} was asked about already and is {self.state}; read that answer"
+
+
+@define(eq=False)
+class AlreadyResolved(Refused):
+    """A question is decided once."""
+
+    stream: str
+    call_id: str
+    decision: str
+    by: str | None
+    at: datetime | None
+
+    def __str__(self) -> str:
+        by = f" by {self.by}" if self.by else ""
+        at = f" at {self.at.isoformat()}" if self.at else ""
+        return f"call {self.call_id} of {self.stream} is {self.decision}{by}{at}; a question is decided once"
+
+
+@define(eq=False)
+class QuestionUnknown(Refused):
+    """A decision on a question that was never asked."""
+
+    stream: str
+    call_id: str
+
+    def __str__(self) -> str:
+        return f"{self.stream} never asked about call {self.call_id}; list what waits with `runfold confirmations`"
+
+
+@define(eq=False)
+class QuestionOpen(Refused):
+    """Not while a question waits for its answer."""
+
+    stream: str
+    type: str
+    call_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stream} waits for an answer to {_names(self.call_ids)} and cannot take {self.type}; "
+            "pause the run, or wait for the answer"
+        )
+
+
+@define(eq=False)
+class NotApproved(Refused):
+    """A call whose question was denied or expired may not be opened."""
+
+    stream: str
+    call_id: str
+    decision: str
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of {self.stream} is {self.decision} and may not be made; go on without it"
+
+
+@define(eq=False)
+class QueueFull(Refused):
+    """As many runs wait as may wait."""
+
+    workflow: str
+    queued: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.queued} runs wait already and the limit is {self.limit}, so {self.workflow} was not queued; "
+            "submit it again later, or raise max_queued"
+        )
+
+
+@define(eq=False)
+class ImportRefused(Refused):
+    """A line of an import file; nothing of that file was written."""
+
+    source: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}, line {self.line}: {self.reason} (nothing of this file was written)"
+
+
+@define(eq=False)
+class UnreadableEntry(EventStoreError):
+    """An entry that this program cannot decode."""
+
+    position: int
+    stream: str
+    type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the entry at position {self.position} ({self.type} of {self.stream}) cannot be read: {self.reason}; "
+            "open it with the program that wrote it, or give that program's upcaster"
+        )
+
+
+@define(eq=False)
+class ReplayRefused(EventStoreError):
+    """An entry in the log that its machine does not accept."""
+
+    position: int
+    stream: str
+    version: int
+    phase: str
+    event: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the entry at position {self.position} ({self.event}, version {self.version} of {self.stream}, "
+            f"which is {self.phase} there) is refused on replay: {self.reason} "
+            "Look at it with `runfold events`, or go on without it with --skip-invalid."
+        )
+
+
+@define(eq=False)
+class CursorConflict(EventStoreError):
+    """The log does not hold, at the cursor's position, what the reader saw there."""
+
+    position: int
+
+    def __str__(self) -> str:
+        return (
+            f"the log at position {self.position} is not what this cursor was taken from: it was rolled back or "
+            "replaced; start again from cursor 0"
+        )
+
+
+@define(eq=False)
+class StaleProjection(EventStoreError):
+    """A table that may not answer as it stands."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the projection {self.name} {self.reason}; make it anew with `runfold rebuild`"
+
+
+@define(eq=False)
+class ProjectionHalted(EventStoreError):
+    """A projection raised at an entry and stands still there; the log went on."""
+
+    name: str
+    position: int
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the projection {self.name} halted at position {self.position} ({self.reason}); "
+            "mend its evolve and run `runfold rebuild`: no fact was lost"
+        )
+
+
+@define(eq=False)
+class RebuildSuperseded(EventStoreError):
+    """Another rebuild of the same table began; this one stopped."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"another rebuild of {self.name} began and this one stopped; wait for that one"
+
+
+@define(eq=False)
+class RunNotFound(EventStoreError):
+    """No run of that id."""
+
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"there is no run {self.run_id}; list the runs with `runfold runs`"
+
+
+@define(eq=False)
+class CannotOpen(EventStoreError):
+    """The store could not be opened; nothing was changed."""
+
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot open {self.url}: {self.reason}"
+
+
+@define(eq=False)
+class NewerDatabase(EventStoreError):
+    """The database was written by a newer release; nothing was changed."""
+
+    url: str
+    found: int
+    known: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url} has schema {self.found} and this release of runfold knows schemas up to {self.known}; "
+            "install the release that wrote it, or a newer one"
+        )
+
+
+@define(eq=False)
+class DatabaseBusy(EventStoreError):
+    """Another process held the write lock for as long as we were ready to wait; nothing was written."""
+
+    url: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url} was locked by another process for {self.seconds:g} s and nothing was written; "
+            "try again, or find who holds a transaction open"
+        )
+
+
+class StoreClosed(EventStoreError):
+    """The handle was closed."""
+
+    def __str__(self) -> str:
+        return "this store was closed; connect again"
+
+
+@define(eq=False)
+class Waiting(EventStoreError):
+    """A question is unanswered; leaving `with attempt` by this parks the run for a person."""
+
+    stream: str
+    call_ids: tuple[str, ...] = field(converter=tuple)
+
+    def __str__(self) -> str:
+        return f"{self.stream} waits for a person's answer to {_names(self.call_ids)}; see `runfold confirmations`"
+
+
+@define(eq=False)
+class Unreturned(EventStoreError):
+    """A call began and nobody knows how it ended; leaving `with attempt` by this parks the run for an operator."""
+
+    stream: str
+    call_id: str
+    attempt: int
+
+    def __str__(self) -> str:
+        return (
+            f"call {self.call_id} of {self.stream} began in attempt {self.attempt} and never returned; "
+            "find out what it did, then append its ToolReturned, or call it again with repeat=True"
+        )

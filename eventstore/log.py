@@ -1,0 +1,135 @@
+"""The contract of a backend: what a log must do, and no more.
+
+A log keeps entries in one total order and changes only inside `write`, one caller at a time, all of it or nothing.
+It knows neither events nor machines nor projections: `store` brings the first two, `projections` the third, each as
+the job that `write` runs. `memory` is the contract in its smallest form; `testing.LogContract` is its suite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence  # noqa: TC003 - attrs resolves annotations at run time
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from attrs import frozen
+
+T = TypeVar("T")
+
+PAGE_BYTES = 8 * 1024 * 1024
+"""A page of entries ends early when its payloads have grown past this, so that memory stays bounded."""
+
+
+@frozen
+class Entry:
+    """An event as it stands in the log, encoded. Times are microseconds since 1970, UTC."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    recorded_at: int
+    occurred_at: int | None
+    attempt: int | None
+    key: str | None
+    hash: bytes
+    meta: str | None
+    data: str
+
+
+@frozen
+class Cursor:
+    """How far a reader of the log has come: a position and the hash there; position 0 is "before the first"."""
+
+    position: int
+    hash: bytes
+
+
+@frozen
+class Head(Cursor):
+    """The last entry's place, hash and time."""
+
+    recorded_at: int
+
+
+class Reading(Protocol):
+    """One consistent view of the log."""
+
+    def head(self) -> Head:
+        """The last entry's place, hash and time."""
+
+    def version(self, stream: str) -> int:
+        """The version of the stream's last entry, 0 if it has none."""
+
+    def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
+        """A page of the stream's entries after a version, ascending: at most `limit`, at least one if there is one."""
+
+    def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
+        """A page of the log after a position, ascending, of these stored types if given."""
+
+    def keyed(self, stream: str, key: str) -> Entry | None:
+        """The entry that bears this key in this stream."""
+
+    def hash_at(self, position: int) -> bytes | None:
+        """The hash of the entry at this position; that of position 0 follows from the log's id."""
+
+
+class Writing(Reading, Protocol):
+    """The one write transaction: it sees what it wrote; none else does until it is committed."""
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """Add entries; the caller made their places dense and their hashes right."""
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """A part that may fail by itself: an exception that leaves it undoes this part only, and goes on upward."""
+
+
+class Log(Protocol):
+    """A backend. Its handles may be used from any thread."""
+
+    id: str
+    """Random, made with the log; the chain begins with it."""
+    url: str
+
+    def reading(self) -> AbstractContextManager[Reading]:
+        """A consistent view for the time of the block; it never blocks a writer."""
+
+    def write(self, job: Callable[[Writing], T]) -> T:
+        """Run the job in the one write transaction; durable when this returns, undone when the job raises.
+
+        Raises:
+            DatabaseBusy: another process holds the lock for too long.
+            StoreClosed: after `close`.
+        """
+
+    def wait(self, position: int, timeout: float) -> bool:
+        """Return when the head passed `position` (True), or after `timeout` seconds (False)."""
+
+    def close(self) -> None:
+        """Release files and locks; the second time it does nothing."""
+
+
+def genesis(log_id: str) -> bytes:
+    """hash(0) of format 1: the chain begins with the log's own id."""
+    return hashlib.sha256(b"runfold/1" + log_id.encode()).digest()
+
+
+def chain(previous: bytes, entry: Entry) -> bytes:
+    """hash(p) of format 1, fixed for ever: the previous hash and each column as a netstring, absent ones empty.
+
+    Payload and meta go in by their own SHA-256, over the JSON bytes as first encoded, so that a packed or redacted
+    form that keeps the digest keeps the chain.
+    """
+    parts = (
+        b"%d" % entry.position,
+        entry.stream.encode(),
+        b"%d" % entry.version,
+        entry.type.encode(),
+        b"%d" % entry.recorded_at,
+        b"" if entry.occurred_at is None else b"%d" % entry.occurred_at,
+        b"" if entry.attempt is None else b"%d" % entry.attempt,
+        b"" if entry.key is None else entry.key.encode(),
+        b"" if entry.meta is None else hashlib.sha256(entry.meta.encode()).digest(),
+        hashlib.sha256(entry.data.encode()).digest(),
+    )
+    return hashlib.sha256(previous + b"".join(b"%d:%b," % (len(part), part) for part in parts)).digest()

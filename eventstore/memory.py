@@ -1,0 +1,171 @@
+"""The log in memory: the contract in its smallest form, and the fake that tests use.
+
+The whole of it is one immutable `Root` of persistent maps. A reader holds a root, a writer makes new ones, a commit
+puts the last one in place, a rollback forgets it. Other rooms keep their tables in `Root.tables`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from eventstore.errors import StoreClosed
+from eventstore.log import PAGE_BYTES, Entry, Head, genesis
+
+T = TypeVar("T")
+
+
+@frozen
+class Root:
+    """Everything there is, at one moment."""
+
+    head: Head
+    entries: HashTrieMap[int, Entry] = field(factory=HashTrieMap)
+    places: HashTrieMap[tuple[str, int], int] = field(factory=HashTrieMap)
+    versions: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    keys: HashTrieMap[tuple[str, str], int] = field(factory=HashTrieMap)
+    tables: HashTrieMap[str, Any] = field(factory=HashTrieMap)
+
+
+class MemoryTransaction:
+    """A root that is read and, in a write, replaced."""
+
+    def __init__(self, root: Root, genesis_hash: bytes) -> None:
+        self.root = root
+        self._genesis = genesis_hash
+
+    def head(self) -> Head:
+        """See `log.Reading`."""
+        return self.root.head
+
+    def version(self, stream: str) -> int:
+        """See `log.Reading`."""
+        return self.root.versions.get(stream) or 0
+
+    def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        last = min(self.version(stream), after + limit)
+        return _page(self.root.entries[self.root.places[stream, version]] for version in range(after + 1, last + 1))
+
+    def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        everything = (self.root.entries[position] for position in range(after + 1, self.root.head.position + 1))
+        wanted = (entry for entry in everything if types is None or entry.type in types)
+        return _page(entry for entry, _ in zip(wanted, range(limit), strict=False))
+
+    def keyed(self, stream: str, key: str) -> Entry | None:
+        """See `log.Reading`."""
+        position = self.root.keys.get((stream, key))
+        return None if position is None else self.root.entries[position]
+
+    def hash_at(self, position: int) -> bytes | None:
+        """See `log.Reading`."""
+        if position == 0:
+            return self._genesis
+        entry = self.root.entries.get(position)
+        return entry.hash if entry else None
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """See `log.Writing`."""
+        root = self.root
+        for entry in entries:
+            assert entry.position == root.head.position + 1, "positions are dense"  # noqa: S101 - a pair assertion
+            root = Root(
+                head=Head(entry.position, entry.hash, entry.recorded_at),
+                entries=root.entries.insert(entry.position, entry),
+                places=root.places.insert((entry.stream, entry.version), entry.position),
+                versions=root.versions.insert(entry.stream, entry.version),
+                keys=root.keys if entry.key is None else root.keys.insert((entry.stream, entry.key), entry.position),
+                tables=root.tables,
+            )
+        self.root = root
+
+    def set_table(self, name: str, table: Any) -> None:
+        """Put a table of another room in its place; None takes it away."""
+        tables = self.root.tables.discard(name) if table is None else self.root.tables.insert(name, table)
+        self.root = evolve(self.root, tables=tables)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """See `log.Writing`."""
+        before = self.root
+        try:
+            yield
+        except BaseException:
+            self.root = before
+            raise
+
+
+class MemoryLog:
+    """A log that lives as long as the object."""
+
+    url = "memory:"
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(16)
+        self._genesis = genesis(self.id)
+        self._root = Root(Head(0, self._genesis, 0))
+        self._write = threading.Lock()
+        self._grown = threading.Condition()
+        self._closed = False
+
+    @contextmanager
+    def reading(self) -> Iterator[MemoryTransaction]:
+        """See `log.Log`."""
+        if self._closed:
+            raise StoreClosed
+        yield MemoryTransaction(self._root, self._genesis)
+
+    def write(self, job: Callable[[MemoryTransaction], T]) -> T:
+        """See `log.Log`."""
+        with self._write:
+            if self._closed:
+                raise StoreClosed
+            transaction = MemoryTransaction(self._root, self._genesis)
+            result = job(transaction)
+            with self._grown:
+                self._root = transaction.root
+                self._grown.notify_all()
+            return result
+
+    def wait(self, position: int, timeout: float) -> bool:
+        """See `log.Log`."""
+        deadline = time.monotonic() + timeout
+        with self._grown:
+            while self._root.head.position <= position and not self._closed:
+                if not self._grown.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
+                    break
+            return self._root.head.position > position
+
+    def close(self) -> None:
+        """See `log.Log`; `reopen` undoes it, as the next process would find the log again."""
+        with self._grown:
+            self._closed = True
+            self._grown.notify_all()
+
+    def reopen(self) -> MemoryLog:
+        """The same log in a new handle, whatever became of the old one: what a restart finds."""
+        again = MemoryLog.__new__(MemoryLog)
+        again.__dict__ |= self.__dict__
+        again._grown = threading.Condition()
+        again._write = threading.Lock()
+        again._closed = False
+        return again
+
+
+def _page(entries: Iterator[Entry] | Any) -> list[Entry]:
+    page: list[Entry] = []
+    size = 0
+    for entry in entries:
+        page.append(entry)
+        size += len(entry.data)
+        if size > PAGE_BYTES:
+            break
+    return page
