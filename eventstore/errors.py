@@ -43,7 +43,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 
 
 class EventStoreError(Exception):
@@ -458,7 +458,7 @@ class Waiting(EventStoreError):
     """A question is unanswered; leaving `with attempt` by this parks the run for a person."""
 
     stream: str
-    call_ids: tuple[str, ...] = field(converter=tuple)
+    call_ids: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.stream} waits for a person's answer to {_names(self.call_ids)}; see `runfold confirmations`"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -103,17 +102,25 @@ class MemoryTransaction:
             raise
 
 
-class MemoryLog:
-    """A log that lives as long as the object."""
-
-    url = "memory:"
+class _Disk:
+    """What the handles of one memory log share, as processes share a file."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(16)
-        self._genesis = genesis(self.id)
-        self._root = Root(Head(0, self._genesis, 0))
-        self._write = threading.Lock()
-        self._grown = threading.Condition()
+        self.genesis = genesis(self.id)
+        self.root = Root(Head(0, self.genesis, 0))
+        self.write = threading.Lock()
+        self.grown = threading.Condition()
+
+
+class MemoryLog:
+    """A handle on a log that lives as long as somebody holds one. `reopen` gives another, as a restart finds it."""
+
+    url = "memory:"
+
+    def __init__(self, disk: _Disk | None = None) -> None:
+        self._disk = disk or _Disk()
+        self.id = self._disk.id
         self._closed = False
 
     @contextmanager
@@ -121,43 +128,37 @@ class MemoryLog:
         """See `log.Log`."""
         if self._closed:
             raise StoreClosed
-        yield MemoryTransaction(self._root, self._genesis)
+        yield MemoryTransaction(self._disk.root, self._disk.genesis)
 
     def write(self, job: Callable[[MemoryTransaction], T]) -> T:
         """See `log.Log`."""
-        with self._write:
+        disk = self._disk
+        with disk.write:
             if self._closed:
                 raise StoreClosed
-            transaction = MemoryTransaction(self._root, self._genesis)
+            transaction = MemoryTransaction(disk.root, disk.genesis)
             result = job(transaction)
-            with self._grown:
-                self._root = transaction.root
-                self._grown.notify_all()
+            with disk.grown:
+                disk.root = transaction.root
+                disk.grown.notify_all()
             return result
 
     def wait(self, position: int, timeout: float) -> bool:
         """See `log.Log`."""
-        deadline = time.monotonic() + timeout
-        with self._grown:
-            while self._root.head.position <= position and not self._closed:
-                if not self._grown.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    break
-            return self._root.head.position > position
+        disk = self._disk
+        with disk.grown:
+            disk.grown.wait_for(lambda: disk.root.head.position > position or self._closed, timeout)
+            return disk.root.head.position > position
 
     def close(self) -> None:
-        """See `log.Log`; `reopen` undoes it, as the next process would find the log again."""
-        with self._grown:
+        """See `log.Log`."""
+        with self._disk.grown:
             self._closed = True
-            self._grown.notify_all()
+            self._disk.grown.notify_all()
 
     def reopen(self) -> MemoryLog:
-        """The same log in a new handle, whatever became of the old one: what a restart finds."""
-        again = MemoryLog.__new__(MemoryLog)
-        again.__dict__ |= self.__dict__
-        again._grown = threading.Condition()
-        again._write = threading.Lock()
-        again._closed = False
-        return again
+        """Another handle on the same log, whatever became of this one."""
+        return MemoryLog(self._disk)
 
 
 def _page(entries: Iterator[Entry] | Any) -> list[Entry]:

@@ -18,7 +18,15 @@ import attrs
 from attrs import frozen
 
 from eventstore.codec import Codec, Json, Recorded, Upcaster, canonical, encode_json, to_microseconds
-from eventstore.errors import CursorConflict, ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
+from eventstore.errors import (
+    CursorConflict,
+    ForeignEvent,
+    InvalidArgument,
+    KeyReused,
+    StoreClosed,
+    UnreadableEntry,
+    VersionConflict,
+)
 from eventstore.log import Cursor, Entry, Head, Log, Reading, Writing, chain
 from eventstore.machine import Machine
 from eventstore.notes import FREE, NOTES
@@ -62,8 +70,8 @@ class Draft:
 
 
 @frozen
-class _View(Generic[S]):
-    """A stream as far as this handle has seen it."""
+class Folded(Generic[S]):
+    """A stream as far as it was folded: its machine (None until an event fixes it), version and state."""
 
     machine: Machine[S] | None
     version: int
@@ -135,7 +143,7 @@ class EventStore:
     ) -> list[Draft]:
         """The events, encoded; all that can be refused without looking at the log is refused here.
 
-        The first event bears the key, the n-th of a batch `key/n`: so a retry is told from another batch.
+        The first event bears the key, the n-th of a batch a key made of it: so a retry is told from another batch.
 
         Raises:
             UnknownEvent, InvalidPayload, InvalidArgument: nothing was written.
@@ -151,7 +159,7 @@ class EventStore:
                 type(event),
                 type(event).__name__,
                 self.codec.encode(event),
-                key if key is None or number == 1 else f"{key}/{number}",
+                key if key is None or number == 1 else _batch_key(key, number),
                 attempt,
                 occurred,
                 encoded_meta,
@@ -166,20 +174,20 @@ class EventStore:
     def place(
         self,
         transaction: Writing,
-        view: _View[S],
+        view: Folded[S],
         stream: str,
         drafts: Sequence[Draft],
         *,
         expected_version: int | None = None,
         held: int | None = None,
-    ) -> tuple[_View[S], tuple[Recorded, ...]]:
+    ) -> tuple[Folded[S], tuple[Recorded, ...]]:
         """Pass the drafts through fence, version and machine, and insert them. The view must be at the head."""
         before = transaction.head()
         recorded_at = max(self._clock(), before.recorded_at)
         position, previous = before.position, before.hash
         placed: list[Recorded] = []
         for draft in drafts:
-            view = self._fixed(view, draft.kind)
+            view = self.fixed(view, draft.kind)
             machine, state = view.machine, view.state
             attempt = draft.attempt
             if machine is not None and machine.fence is not None and draft.kind in machine.events:
@@ -219,43 +227,45 @@ class EventStore:
             entry.key == draft.key and entry.type == draft.type and _same_json(entry.data, draft.data)
             for entry, draft in zip(entries, drafts, strict=False)
         )
-        if not same or (longer and longer[0].key == f"{key}/{len(drafts) + 1}"):
+        if not same or (longer and longer[0].key == _batch_key(key, len(drafts) + 1)):
             raise KeyReused(stream, key, first.version)
         return tuple(self.codec.recorded(entry) for entry in entries[: len(drafts)])
 
     # --- folding a stream ---------------------------------------------------------------------------------------
 
-    def start(self, machine: Machine[S] | None) -> _View[S]:
+    def start(self, machine: Machine[S] | None) -> Folded[S]:
         """The view of a stream before its first event."""
         if machine is not None and self.machines.get(machine.name) is not machine:
             raise InvalidArgument("machine", machine.name, "this store does not know it; name it when connecting")
         initial: Any = (machine or NOTES).initial
-        return _View(machine, 0, initial)
+        return Folded(machine, 0, initial)
 
-    def fold(self, reading: Reading, stream: str, view: _View[S]) -> _View[S]:
+    def fold(self, reading: Reading, stream: str, view: Folded[S]) -> Folded[S]:
         """The view after everything that stands in the log by now."""
         while entries := reading.read(stream, after=view.version, limit=_PAGE):
             for entry in entries:
                 recorded = self.codec.recorded(entry)
-                if recorded.kind is None:
-                    raise UnreadableEntry(entry.position, stream, entry.type, "no class of that name is known here")
-                view = self.gate(self._fixed(view, recorded.kind), recorded)
+                view = self.gate(view, recorded)
         return view
 
-    def gate(self, view: _View[S], recorded: Recorded) -> _View[S]:
+    def gate(self, view: Folded[S], recorded: Recorded) -> Folded[S]:
         """Judge one event by the stream's machine. Free events count only where the machine names them and began."""
-        machine, state = view.machine, view.state
         kind = recorded.kind
+        if kind is None:
+            entry = recorded.entry
+            raise UnreadableEntry(entry.position, entry.stream, entry.type, "no class of that name is known here")
+        view = self.fixed(view, kind)
+        machine, state = view.machine, view.state
         if machine is None or (kind in FREE and (kind not in machine.events or state.phase == machine.initial.phase)):
-            return _View(machine, recorded.version, state)
+            return Folded(machine, recorded.version, state)
         if kind not in machine.events:
             raise ForeignEvent(recorded.stream, recorded.type, machine.name, self._owner[kind].name)
-        return _View(machine, recorded.version, machine.judge(state, recorded))
+        return Folded(machine, recorded.version, machine.judge(state, recorded))
 
-    def _fixed(self, view: _View[S], kind: type) -> _View[S]:
+    def fixed(self, view: Folded[S], kind: type) -> Folded[S]:
         """A stream's first event that belongs to a machine fixes it."""
         if view.machine is None and (owner := self._owner.get(kind)) is not None:
-            return _View(owner, view.version, owner.initial)
+            return Folded(owner, view.version, owner.initial)
         return view
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -317,18 +327,29 @@ class EventStore:
         """The events of the log as they come, from this process and others; first those that stand already.
 
         It ends when `stop` is set or the store is closed, within a tenth of a second.
+
+        Raises:
+            InvalidArgument, CursorConflict: as for `read_all`.
+            StoreClosed: the store was closed before the first look.
         """
         names = None if types is None else self.stored_names(types)
         position = self._position(after)
+        _check_range(position, None)
+        self.head()  # a store that is closed already says so
         while not (stop is not None and stop.is_set()):
-            with self.log.reading() as view:
-                head = view.head().position
-                entries = view.read_all(after=position, limit=_PAGE, types=names)
-            yield from map(self.codec.recorded, entries)
-            # Where nothing of these types stands up to the head, the next look begins there.
-            position = entries[-1].position if entries else max(position, head)
-            if not entries and not self.log.wait(position, 0.1) and self.closed:
+            try:
+                with self.log.reading() as view:
+                    head = view.head().position
+                    entries = view.read_all(after=position, limit=_PAGE, types=names)
+                if not entries:
+                    # Where nothing of these types stands up to the head, the next look begins there.
+                    position = max(position, head)
+                    self.log.wait(position, 0.1)
+            except StoreClosed:
                 return
+            for entry in entries:
+                yield self.codec.recorded(entry)
+                position = entry.position
 
     @property
     def closed(self) -> bool:
@@ -415,6 +436,7 @@ class Stream(Generic[S]):
         key: str | None = None,
         meta: Json = None,
         occurred_at: datetime | None = None,
+        provided: Callable[[Writing], None] | None = None,
     ) -> tuple[Recorded, ...]:
         """Append events, all or none, judged on the stream as it stands when they are written.
 
@@ -425,6 +447,7 @@ class Stream(Generic[S]):
             key: names the append: the same key with the same content returns what stands, whatever came since.
             meta: free JSON beside the payload (trace ids, who).
             occurred_at: when it happened, if not now; aware.
+            provided: called in the write transaction before anything is judged; what it raises refuses the append.
 
         Returns:
             The events in their places, durable.
@@ -436,7 +459,7 @@ class Stream(Generic[S]):
         if not events:
             return ()
         drafts = self.store.draft(events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
-        return self._commit(lambda _state: drafts, expected_version)
+        return self._commit(lambda _state: drafts, expected_version, provided)
 
     def transact(
         self,
@@ -458,19 +481,26 @@ class Stream(Generic[S]):
             events = [decided] if attrs.has(type(decided)) else [*(decided or ())]  # type: ignore[misc]
             return self.store.draft(events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
 
-        return self._commit(drafts, None)
+        return self._commit(drafts)
 
-    def _known(self) -> _View[S]:
+    def _known(self) -> Folded[S]:
         return self._view if self._seen else self.refresh()._view  # noqa: SLF001 - our own
 
-    def _commit(self, drafts_for: Callable[[S], list[Draft]], expected_version: int | None) -> tuple[Recorded, ...]:
+    def _commit(
+        self,
+        drafts_for: Callable[[S], list[Draft]],
+        expected_version: int | None = None,
+        provided: Callable[[Writing], None] | None = None,
+    ) -> tuple[Recorded, ...]:
         self._known()  # a long history is folded before the write lock is taken
 
-        def job(transaction: Writing) -> tuple[_View[S], tuple[Recorded, ...], bool]:
+        def job(transaction: Writing) -> tuple[Folded[S], tuple[Recorded, ...], bool]:
             view = self.store.fold(transaction, self.name, self._view)
             drafts = drafts_for(view.state)
             if (standing := self.store.standing(transaction, self.name, drafts)) is not None:
                 return view, standing, False
+            if provided is not None:
+                provided(transaction)
             view, recorded = self.store.place(
                 transaction, view, self.name, drafts, expected_version=expected_version, held=self.attempt
             )
@@ -504,6 +534,11 @@ def check_name(what: str, value: str, *, slashes: bool = False) -> str:
     if not slashes and ("/" in value or "\\" in value or value[0] in ".-"):
         raise InvalidArgument(what, value, "must hold no slash and begin with neither a dot nor a dash")
     return value
+
+
+def _batch_key(key: str, number: int) -> str:
+    # No caller's key begins with a space (see `check_name`), so the second of batch "job" never meets a key "job/2".
+    return f" {number}/{key}"
 
 
 def _check_range(after: int, limit: int | None) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import projections
 from eventstore.workflow import CheckpointSaved, RunCompleted
-from projections.daemon import Attempt, stop_on_sigterm
+from projections import Attempt, stop_on_sigterm
 
 PLAN = [("look", {"path": "."}, False), ("build", {"target": "all"}, False), ("ship", {"env": "prod"}, True)]
 

@@ -1,0 +1,28 @@
+"""The read side of Runfold and the daemon: rows that are folds of the log, workers that survive being killed."""
+
+from projections.attempt import Answer, Attempt
+from projections.connecting import App, connect
+from projections.daemon import Worker, stop_on_sigterm
+from projections.projection import Projection
+from projections.rebuilding import Report
+from projections.recovery import Recovery
+from projections.runs import Runs
+from projections.system import System
+from projections.tables import Range
+from projections.views import View
+
+__all__ = [
+    "Answer",
+    "App",
+    "Attempt",
+    "Projection",
+    "Range",
+    "Recovery",
+    "Report",
+    "Runs",
+    "System",
+    "View",
+    "Worker",
+    "connect",
+    "stop_on_sigterm",
+]

@@ -1,0 +1,289 @@
+"""One worker's go at a run: what it may read, write, call and ask, and how leaving it ends or parks the run.
+
+Everything an attempt writes carries its number, so that a worker that was taken for dead, and was not, is fenced off
+and writes nothing. Effects are at-least-once, and the log knows which: a call is written down before it is made, and
+one that began and never returned is not made again unless the caller says so.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from attrs import frozen
+
+from eventstore.codec import Json, digest
+from eventstore.errors import DigestMismatch, Fenced, IllegalTransition, Unreturned, Waiting
+from eventstore.workflow import (
+    CheckpointSaved,
+    ConfirmationRequested,
+    ConfirmationResolved,
+    Error,
+    Phase,
+    RunFailed,
+    RunInterrupted,
+    RunPaused,
+    RunQueued,
+    RunState,
+    ToolCalled,
+    ToolReturned,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from eventstore.codec import Recorded
+    from eventstore.store import Stream
+    from projections.system import System
+
+MAX_MESSAGE = 10_000
+"""Characters of an exception's message that are kept."""
+_LOOK = 0.05
+"""Seconds between two looks for an answer."""
+
+
+@frozen
+class Answer:
+    """What became of a question."""
+
+    call_id: str
+    decision: Literal["approved", "denied", "expired"]
+    input: Json
+    """What to act on: the input as it was asked about, or as the decision edited it."""
+    by: str | None = None
+    comment: str | None = None
+    result: Json = None
+
+    @property
+    def approved(self) -> bool:
+        """Whether the call may be made."""
+        return self.decision == "approved"
+
+    @property
+    def denied(self) -> bool:
+        """Whether the call may not be made: somebody said no, or nobody answered in time."""
+        return not self.approved
+
+
+class Attempt:
+    """A run in a worker's hands. Use it as a context manager: leaving the block ends or parks the run.
+
+    | leaving by | the run is |
+    |---|---|
+    | a final event of one's own | ended |
+    | `Waiting` (from `ask`) | paused for a person |
+    | `Unreturned` (from `call`) | paused for an operator |
+    | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker; interrupted, if that was requested |
+    | `Fenced` | another's: nothing is written |
+    | any other exception | failed; the exception goes on |
+
+    The first three and `Fenced` end the block quietly.
+    """
+
+    def __init__(self, stream: Stream[RunState], system: System, done: Callable[[], None]) -> None:
+        self._stream = stream
+        self._system = system
+        self._done = done
+        self.run_id: str = stream.name
+        self.number: int = stream.state.attempt
+        """1, 2, 3 …; the fencing token of everything written here."""
+        self._begun_at = stream.version
+        self._checkpoint_version = stream.state.checkpoint
+
+    def __repr__(self) -> str:
+        return f"<attempt {self.number} of {self.run_id}>"
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def queued(self) -> RunQueued:
+        """The event that submitted the run: workflow, input, labels, config …"""
+        return next(item.event for item in self._stream.read() if item.kind is RunQueued)  # type: ignore[no-any-return]
+
+    @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+        return self.queued.workflow
+
+    @property
+    def input(self) -> Json:
+        """The run's input."""
+        return self.queued.input
+
+    @cached_property
+    def checkpoint(self) -> Json:
+        """The state that the latest checkpoint held when this attempt began; None if there was none."""
+        if not self._checkpoint_version:
+            return None
+        (saved,) = self._stream.read(after=self._checkpoint_version - 1, limit=1)
+        event: CheckpointSaved = saved.event
+        return event.state
+
+    @cached_property
+    def since(self) -> tuple[Recorded, ...]:
+        """What earlier attempts recorded after that checkpoint, in order (all of it, if there was none)."""
+        recorded = self._stream.read(after=self._checkpoint_version, limit=self._begun_at - self._checkpoint_version)
+        return tuple(recorded)
+
+    @property
+    def unreturned(self) -> tuple[str, ...]:
+        """The calls that were opened and have not come back, as last seen."""
+        return tuple(sorted(self._stream.state.unreturned))
+
+    @property
+    def interrupt_requested(self) -> bool:
+        """Whether somebody asked the run to stop; looks at the log."""
+        return self._stream.refresh().state.interrupt_requested
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def append(
+        self, *events: object, key: str | None = None, meta: Json = None, occurred_at: datetime | None = None
+    ) -> tuple[Recorded, ...]:
+        """Append events of this attempt, all or none, durable when this returns; as `Stream.append`.
+
+        Raises:
+            Fenced: another attempt began, or the run ended; nothing was written.
+        """
+        return self._stream.append(*events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at)
+
+    def call(
+        self, call_id: str, tool: str, input: Json, do: Callable[[Json], Json], *, repeat: bool = False  # noqa: A002
+    ) -> Json:
+        """Make a tool call once: written down, then `do(input)`, then its output written down.
+
+        A call that returned in an earlier attempt gives the recorded output, and `do` is not called.
+
+        Args:
+            call_id: the caller's own name for it, the same in each attempt; also an idempotency key for the tool.
+            tool: the tool's name.
+            input: any JSON.
+            do: makes the call; what it returns must be JSON.
+            repeat: make a call again that began and never returned.
+
+        Returns:
+            The output as it was recorded.
+
+        Raises:
+            Unreturned: it began before, never returned, and `repeat` is False.
+            DigestMismatch: the call id stands for another tool or input.
+            QuestionOpen, NotApproved: it was asked about, and not approved.
+            Fenced: another attempt began, or the run ended.
+        """
+        state = self._stream.refresh().state
+        call = state.calls.get(call_id)
+        if call is not None:
+            if call.digest != (wanted := digest(tool, input)):
+                raise DigestMismatch(self.run_id, call_id, call.digest, wanted)
+            if call.returned is not None:
+                (returned,) = self._stream.read(after=call.returned - 1, limit=1)
+                return returned.event.output
+            if not repeat:
+                raise Unreturned(self.run_id, call_id, call.attempt)
+        if call is None or call.attempt != self.number:
+            self.append(ToolCalled(call_id, tool, input))
+        (returned,) = self.append(ToolReturned(call_id, do(input)))
+        return returned.event.output
+
+    def ask(
+        self,
+        call_id: str,
+        tool: str,
+        input: Json,  # noqa: A002 - the event's own field name
+        *,
+        reason: str | None = None,
+        wait: float = 0.0,
+        expires_in: timedelta | None = None,
+    ) -> Answer:
+        """Ask a person about a call that is to be made; asking again gives the question, or the answer, that stands.
+
+        Args:
+            call_id: of the call; the question is bound to the digest of its tool and input.
+            tool: the tool's name.
+            input: any JSON.
+            reason: why a person should look.
+            wait: seconds to wait here for the answer.
+            expires_in: after this, the question counts as denied; only where it is asked for the first time.
+
+        Raises:
+            Waiting: unanswered; leave the block by it, and the run is parked until there is an answer.
+            DigestMismatch: the call id was asked about with another tool or input.
+            Fenced: another attempt began, or the run ended.
+        """
+        state = self._stream.refresh().state
+        if call_id not in state.questions:
+            expires_at = None if expires_in is None else self._system.now() + expires_in
+            self.append(
+                ConfirmationRequested(call_id, tool, input, digest(tool, input), reason=reason, expires_at=expires_at)
+            )
+        deadline = self._system.monotonic() + wait
+        while (answer := self._answer(call_id, tool, input)) is None:
+            left = deadline - self._system.monotonic()
+            if left <= 0:
+                raise Waiting(self.run_id, (call_id,))
+            self._system.sleep(min(left, _LOOK))
+            self._stream.refresh()
+        return answer
+
+    def _answer(self, call_id: str, tool: str, input: Json) -> Answer | None:  # noqa: A002
+        state = self._stream.state
+        if state.phase is not Phase.STARTED or state.attempt != self.number:
+            raise Fenced(self.run_id, "ConfirmationRequested", self.number, state.attempt, str(state.phase))
+        question = state.questions[call_id]
+        (asked,) = self._stream.read(after=question.asked - 1, limit=1)
+        if (expected := digest(asked.event.tool, asked.event.input)) != (wanted := digest(tool, input)):
+            raise DigestMismatch(self.run_id, call_id, expected, wanted)
+        if question.decision is None or question.resolved is None:
+            return None
+        if question.decision == "expired":
+            return Answer(call_id, "expired", input)
+        (resolved,) = self._stream.read(after=question.resolved - 1, limit=1)
+        event: ConfirmationResolved = resolved.event
+        edited = input if event.input is None else event.input
+        return Answer(call_id, event.decision, edited, event.by, event.comment, event.result)
+
+    # --- leaving ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        try:
+            if isinstance(error, Fenced) and error.stream == self.run_id:
+                return True
+            self._leave(error)
+        finally:
+            self._done()
+        return isinstance(error, Waiting | Unreturned) and error.stream == self.run_id
+
+    def _leave(self, error: BaseException | None) -> None:
+        state = self._stream.refresh().state
+        if state.phase is not Phase.STARTED or state.attempt != self.number:
+            return  # it ended, was parked by its own hand, or is another's
+        try:
+            self.append(_last_word(state, self.run_id, error))
+        except (Fenced, IllegalTransition):
+            return  # somebody ended it between the look and the word
+
+
+def _last_word(state: RunState, run_id: str, error: BaseException | None) -> object:
+    """The event that ends or parks a run whose worker leaves by this exception (None: unfinished); pure."""
+    if isinstance(error, Waiting) and error.stream == run_id:
+        return RunPaused("person", reason=f"waits for an answer to {', '.join(error.call_ids)}")
+    if isinstance(error, Unreturned) and error.stream == run_id:
+        return RunPaused("operator", reason=str(error))
+    if isinstance(error, Exception) and not isinstance(error, CancelledError):
+        return RunFailed(Error(type(error).__name__, storable(str(error))))
+    if state.interrupt_requested:
+        return RunInterrupted(reason="interrupt requested")
+    return RunPaused("worker", reason="left unfinished" if error is None else f"{type(error).__name__} in the worker")
+
+
+def storable(text: str) -> str:
+    """Text as near to this as the log takes: no lone surrogates, no NUL, bounded."""
+    return text[:MAX_MESSAGE].encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,44 @@
+"""checkpoints: the latest checkpoint of each run, as a pointer; the state itself stays in the log."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from eventstore.workflow import CheckpointSaved
+from projections.projection import Projection
+
+if TYPE_CHECKING:
+    from eventstore.codec import Recorded
+
+
+@frozen
+class CheckpointRow:
+    """Where a run's latest checkpoint lies."""
+
+    run_id: str
+    step: int
+    version: int
+    """Of its CheckpointSaved in the run's stream."""
+    position: int
+    attempt: int | None
+    saved_at: datetime
+
+
+def evolve(_row: CheckpointRow | None, recorded: Recorded) -> CheckpointRow | None:
+    """The latest one, whatever its step; pure."""
+    return CheckpointRow(
+        run_id=recorded.stream,
+        step=recorded.event.step,
+        version=recorded.version,
+        position=recorded.position,
+        attempt=recorded.attempt,
+        saved_at=recorded.time,
+    )
+
+
+CHECKPOINTS: Projection[CheckpointRow] = Projection(
+    name="checkpoints", version=1, row=CheckpointRow, key=("run_id",), events=(CheckpointSaved,), evolve=evolve
+)

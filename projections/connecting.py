@@ -1,0 +1,79 @@
+"""From a URL to `Runs`: the one place that knows all siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - attrs resolves annotations at run time
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from eventstore.codec import Upcaster  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.connecting import open_log
+from eventstore.machine import Machine  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.memory import MemoryLog
+from eventstore.store import EventStore
+from eventstore.workflow import RUN
+from projections.checkpoints import CHECKPOINTS
+from projections.confirmations import CONFIRMATIONS
+from projections.leases import Presence
+from projections.memory import MemoryTables
+from projections.projection import Projection  # noqa: TC001 - attrs resolves annotations at run time
+from projections.projector import Projector
+from projections.runs import Runs
+from projections.system import System
+from projections.usage import USAGE
+from projections.workflow_runs import WORKFLOW_RUNS
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from eventstore.log import Log
+    from projections.tables import Tables
+
+BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE)
+
+
+@frozen
+class App:
+    """What a program brings along: machines, projections and upcasters of its own. `--app module:NAME` names one."""
+
+    machines: Sequence[Machine[Any]] = field(default=(), converter=tuple)
+    projections: Sequence[Projection[Any]] = field(default=(), converter=tuple)
+    upcasters: Sequence[Upcaster] = field(default=(), converter=tuple)
+
+
+def connect(
+    url: str | PathLike[str] | Log, *, app: App | None = None, system: System | None = None, **options: Any
+) -> Runs:
+    """Open a store with its projections.
+
+    Args:
+        url: `agent.db` or `sqlite:///agent.db`, `memory:`, or a backend itself.
+        app: machines and projections of one's own, beside the built-in ones.
+        system: clocks, sleeping and ids, for tests.
+        options: the backend's own: `create`, `read_only`, `synchronous`, `busy_timeout` for SQLite.
+
+    Raises:
+        CannotOpen, NewerDatabase, DatabaseBusy, InvalidArgument: nothing was changed.
+    """
+    app = app or App()
+    system = system or System()
+    log = open_log(url, **options)
+    try:
+        store = EventStore(log, (RUN, *app.machines), upcasters=app.upcasters, clock=system.microseconds)
+        projector = Projector(log, store.codec, tables_of(log), (*BUILT_IN, *app.projections))
+        projector.prepare()
+    except BaseException:
+        log.close()
+        raise
+    store.inline = projector.inline
+    return Runs(store, projector, Presence(log, projector.tables, system), system)
+
+
+def tables_of(log: Log) -> Tables:
+    """The table backend that stands beside a log."""
+    if isinstance(log, MemoryLog):
+        return MemoryTables()
+    from projections.sqlite import SQLiteTables  # noqa: PLC0415 - a memory store needs no driver
+
+    return SQLiteTables()

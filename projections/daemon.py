@@ -1,0 +1,268 @@
+"""The shell of a daemon: a worker that is seen to be alive, recovers what the dead left, and claims what may go on.
+
+Decisions are `recovery`'s, facts are the log's; here they are put together: look, decide, append at the version that
+was looked at. Whoever comes second finds a newer version, and looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from eventstore.errors import InvalidArgument, Refused, StoreClosed
+from eventstore.store import EventStore, Stream, check_name
+from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
+from projections.attempt import Attempt
+from projections.recovery import Recovery, overdue, runnable, settle, take
+from projections.tables import Range
+from projections.workflow_runs import RunRow
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from projections.confirmations import ConfirmationRow
+    from projections.leases import Presence
+    from projections.system import System
+    from projections.views import View
+
+_LOG = logging.getLogger("runfold")
+_LOOK = 0.05
+"""Seconds between two looks for work."""
+_PAGE = 50
+
+
+class Worker:
+    """A worker process in its store. Made by `Runs.worker`; use it as a context manager.
+
+    It may be used from any thread, and each attempt it hands out by the thread that performs it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lease: timedelta,
+        *,
+        store: EventStore,
+        workflow_runs: View[RunRow],
+        confirmations: View[ConfirmationRow],
+        presence: Presence,
+        system: System,
+    ) -> None:
+        if not timedelta(0) < lease <= timedelta(days=1):
+            raise InvalidArgument("lease", str(lease), "must be more than nothing and at most a day")
+        # A new id each time: a restart must never take its predecessor for itself.
+        self.id = f"{check_name('worker', name)}:{system.new_id()[:8]}"
+        self._term = lease.total_seconds()
+        self._store = store
+        self._runs = workflow_runs
+        self._confirmations = confirmations
+        self._presence = presence
+        self._system = system
+        self._max_crashes = 3
+        self._active = 0
+        self._counting = threading.Lock()
+        self._stopping = False
+        self._closed = threading.Event()
+        self._looked_at: dict[str, int] = {}
+        presence.enter(self.id, self._term)
+        self._renewer = threading.Thread(target=self._renew, name=f"lease of {self.id}", daemon=True)
+        self._renewer.start()
+
+    def __repr__(self) -> str:
+        return f"<worker {self.id}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self.close()
+
+    def stop(self) -> None:
+        """End `claims` soon; what was claimed goes on. Safe in a signal handler: it sets a flag and takes no lock."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Stop, and take the worker's row away: what it still holds is anybody's. The second time it does nothing."""
+        self._stopping = True
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._renewer.join()
+        with suppress(StoreClosed):
+            self._presence.leave(self.id)
+
+    def _renew(self) -> None:
+        while not self._closed.wait(self._term / 3):
+            try:
+                self._presence.beat(self.id, self._term)
+            except StoreClosed:
+                return
+            except Exception:  # the lease must outlive a passing fault of the disk or a lock
+                _LOG.exception("%s could not renew its lease; trying again", self.id)
+
+    # --- recovery -----------------------------------------------------------------------------------------------
+
+    def recover(self, max_crashes: int = 3, *, dry_run: bool = False) -> Recovery:
+        """Settle what dead workers left: end what was to be interrupted or crashed too often, expire what is overdue.
+
+        What may go on is left to `claim`. It costs by the active runs, not by the log; run it as often as you like,
+        by as many workers as you like.
+
+        Args:
+            max_crashes: how many workers may die under a run; `claim` goes by the last value given here.
+            dry_run: only say what would be done.
+        """
+        if max_crashes < 0:
+            raise InvalidArgument("max_crashes", max_crashes, "must be 0 or more")
+        self._max_crashes = max_crashes
+        if not dry_run:
+            self._presence.sweep()
+        expired = self.expire(dry_run=dry_run)
+        interrupted: list[str] = []
+        crashed: list[str] = []
+        resumable: list[str] = []
+        running = 0
+        rows = self._runs.where(phase=[Phase.STARTED, Phase.PAUSED], order="position")
+        dead = self._presence.dead({row.worker for row in rows if row.phase is Phase.STARTED})
+        for row in rows:
+            if row.phase is Phase.PAUSED and not row.interrupt_requested:
+                continue
+            if row.phase is Phase.STARTED and row.worker not in dead:
+                running += 1
+                continue
+            stream = self._stream(row.run_id)
+            events = settle(stream.state, dead=self._lost(stream.state), max_crashes=max_crashes)
+            if events and (dry_run or self._settled(stream, events)):
+                (interrupted if stream.state.interrupt_requested else crashed).append(row.run_id)
+            elif not events and stream.state.phase is Phase.STARTED and self._lost(stream.state):
+                resumable.append(row.run_id)
+        return Recovery(
+            tuple(interrupted), tuple(crashed), tuple(resumable), tuple(expired), running=running, dry_run=dry_run
+        )
+
+    def expire(self, *, dry_run: bool = False) -> list[tuple[str, str]]:
+        """Expire the questions whose time has passed; `claims` does so all along."""
+        now = self._system.now()
+        due = self._confirmations.where(decision=None, expires_at=Range(stop=now + timedelta(microseconds=1)))
+        expired: list[tuple[str, str]] = []
+        for run_id in dict.fromkeys(row.run_id for row in due):
+            stream = self._stream(run_id)
+            events = overdue(stream.state, now)
+            if events and (dry_run or self._settled(stream, events)):
+                expired += [(run_id, event.call_id) for event in events]  # type: ignore[attr-defined]
+        return expired
+
+    def _lost(self, state: RunState) -> bool:
+        return bool(self._presence.dead([state.worker]))
+
+    def _settled(self, stream: Stream[RunState], events: Iterable[object]) -> bool:
+        """Append at the version that was looked at; False if somebody was faster."""
+        state = stream.state
+        attempt = state.attempt if state.phase is Phase.STARTED else None
+        try:
+            stream.append(*events, expected_version=stream.version, attempt=attempt)
+        except Refused:
+            return False
+        return True
+
+    # --- claiming -----------------------------------------------------------------------------------------------
+
+    def claim(self, workflows: Iterable[str] | None = None, wait: float = 0.0) -> Attempt | None:
+        """Take up the next run: of dead workers first, then paused ones that may go on, then queued by priority.
+
+        Args:
+            workflows: only of these; of all unless given.
+            wait: seconds to wait for one.
+
+        Returns:
+            An attempt, begun and durable; None if there was nothing to take up.
+        """
+        wanted = None if workflows is None else tuple(workflows)
+        deadline = self._system.monotonic() + wait
+        while True:
+            for run_id in self._candidates(wanted):
+                if (attempt := self._take(run_id)) is not None:
+                    return attempt
+            left = deadline - self._system.monotonic()
+            if left <= 0 or self._stopping:
+                return None
+            self._system.sleep(min(left, _LOOK))
+
+    def claims(self, workflows: Iterable[str] | None = None, *, limit: int = 1) -> Iterator[Attempt]:
+        """Take up runs as they come, until `stop`.
+
+        Args:
+            workflows: only of these; of all unless given.
+            limit: how many attempts may be unfinished at a time.
+        """
+        if limit < 1:
+            raise InvalidArgument("limit", limit, "must be 1 or more")
+        wanted = None if workflows is None else tuple(workflows)
+        next_look = self._system.monotonic()
+        while not self._stopping:
+            if self._system.monotonic() >= next_look:
+                self.expire()
+                next_look = self._system.monotonic() + 1.0
+            attempt = self.claim(wanted) if self._active < limit else None
+            if attempt is None:
+                self._system.sleep(_LOOK)
+            else:
+                yield attempt
+
+    def _candidates(self, workflows: tuple[str, ...] | None) -> Iterator[str]:
+        only: dict[str, Any] = {} if workflows is None else {"workflow": workflows}
+        now = self._system.now()
+        started = self._runs.where(phase=Phase.STARTED, order="position", **only)
+        dead = self._presence.dead({row.worker for row in started})
+        yield from (row.run_id for row in started if row.worker in dead)
+        for row in self._runs.where(phase=Phase.PAUSED, order="position", **only):
+            children = 0
+            if row.waiting_for == "run":
+                active = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
+                children = self._runs.count(parent_id=row.run_id, phase=active)
+            if runnable(row, now, open_children=children) and self._worth_a_look(row):
+                yield row.run_id
+        page: list[RunRow] = []
+        while page := self._runs.where(
+            phase=Phase.QUEUED, order=("-priority", "position"), limit=_PAGE, after=page[-1] if page else None, **only
+        ):
+            yield from (row.run_id for row in page if runnable(row, now))
+
+    def _worth_a_look(self, row: RunRow) -> bool:
+        """Runs that wait for an operator change without their row changing; look only at what grew since."""
+        if row.waiting_for != "operator" or row.interrupt_requested:
+            return True
+        with self._store.reading() as reading:
+            version = reading.version(row.run_id)
+        if self._looked_at.get(row.run_id) == version:
+            return False
+        self._looked_at[row.run_id] = version
+        return True
+
+    def _take(self, run_id: str) -> Attempt | None:
+        stream = self._stream(run_id)
+        state = stream.state
+        events = take(state, self.id, self._system.now(), dead=self._lost(state), max_crashes=self._max_crashes)
+        if not events or not self._settled(stream, events) or not isinstance(events[-1], RunStarted | RunResumed):
+            return None
+        with self._counting:
+            self._active += 1
+        return Attempt(stream, self._system, self._finished)
+
+    def _finished(self) -> None:
+        with self._counting:
+            self._active -= 1
+
+    def _stream(self, run_id: str) -> Stream[RunState]:
+        return self._store.stream(run_id, RUN).refresh()
+
+
+def stop_on_sigterm(stop: Callable[[], None]) -> None:
+    """Call `stop` when the process is asked to end (SIGTERM). Only the main thread may set this up."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop())
+

@@ -1,0 +1,326 @@
+"""Keeps rows in step with the log: inline in each write, catching up where something was missed, and reading only
+what is up to date.
+
+Rows and cursor move in one transaction. The inline fold begins at the cursor and not at the new entries, so what a
+process without projections appended is only lag: a small gap is folded along, a large one leaves the projection
+behind until a view is read. A cursor knows the fingerprint of its projection: two versions of a program never write
+into each other's tables. A projection that raises is marked as halted and never costs a fact.
+
+Making tables anew and proving them right is `rebuilding`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+from attrs import frozen
+
+from eventstore.codec import Codec, Recorded
+from eventstore.errors import EventStoreError, InvalidArgument, ProjectionHalted, StaleProjection
+from eventstore.log import Head, Log, Reading, Writing
+from projections.projection import Key, Projection
+from projections.tables import Query, Table, Tables, Values, query
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+SMALL_GAP = 1_000
+"""Entries that an append folds along for others; more is left to a view, which may take its time."""
+CHUNK = 1_000
+"""Entries that are folded in one transaction when catching up."""
+
+
+@frozen
+class CursorRow:
+    """How far one projection has come, whose it is, and whether it stands still."""
+
+    name: str
+    fingerprint: str
+    position: int
+    hash: str
+    halted_at: int | None = None
+    halted_reason: str | None = None
+
+
+CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
+
+
+class RowFold(Generic[R]):
+    """Folds events into one table's rows, in memory first: nothing is written until `flush`."""
+
+    def __init__(self, tables: Tables, transaction: Any, projection: Projection[R], table: Table[R]) -> None:
+        self._tables = tables
+        self._transaction = transaction
+        self._projection = projection
+        self._table = table
+        self._held: dict[Values, tuple[R | None, Values | None]] = {}
+        self._touched: set[Values] = set()
+
+    def fold(self, recorded: Recorded) -> None:
+        """Fold one event; others than the projection's own are passed over.
+
+        Raises:
+            whatever `evolve` or `locate` raise, and InvalidArgument for a row that does not fit its class.
+        """
+        projection = self._projection
+        if recorded.kind not in projection.kinds:
+            return
+        address = projection.locate(recorded)
+        for key in self._under(address) if len(address) < len(projection.key) else (self._table.encode_key(address),):
+            row = self._row(key)
+            after = projection.evolve(row, recorded)
+            if after is row or after == row:
+                continue
+            values = None if after is None else self._encoded(after, key, recorded.position)
+            self._held[key] = (after, values)
+            self._touched.add(key)
+
+    def flush(self) -> None:
+        """Write what changed."""
+        touched = [(key, self._held[key][1]) for key in self._touched]
+        put = [values for _, values in touched if values is not None]
+        gone = [key for key, values in touched if values is None]
+        if put:
+            self._tables.put(self._transaction, self._table, put)
+        if gone:
+            self._tables.delete(self._transaction, self._table, gone)
+        self._touched.clear()
+
+    def _row(self, key: Values) -> R | None:
+        if key not in self._held:
+            values = self._tables.get(self._transaction, self._table, key)
+            self._held[key] = (None if values is None else self._table.decode(values), values)
+        return self._held[key][0]
+
+    def _under(self, prefix: Key) -> list[Values]:
+        encoded = self._table.encode_key(prefix)
+        wanted = query(self._table, dict(zip(self._table.key, prefix, strict=False)))
+        standing = {self._table.key_of(values) for values in self._tables.select(self._transaction, self._table, wanted)}
+        held = {key for key in self._held if key[: len(encoded)] == encoded}
+        return sorted(key for key in standing | held if key not in self._held or self._held[key][0] is not None)
+
+    def _encoded(self, row: R, key: Values, position: int) -> Values:
+        if not isinstance(row, self._projection.row):
+            raise InvalidArgument("evolve", type(row).__name__, f"must return {self._projection.row.__name__} or None")
+        values = self._table.encode(row, position)
+        if self._table.key_of(values) != key:
+            raise InvalidArgument("evolve", self._table.key_of(values), f"must keep the row's key, which is {key}")
+        return values
+
+
+class Projector:
+    """The projections of one store.
+
+    Args:
+        log: the backend that holds log and tables.
+        codec: how entries are read.
+        tables: the table backend beside the log.
+        projections: what is kept in step.
+
+    Raises:
+        InvalidArgument: two projections of one name.
+    """
+
+    def __init__(self, log: Log, codec: Codec, tables: Tables, projections: Sequence[Projection[Any]]) -> None:
+        self.log = log
+        self.codec = codec
+        self.tables = tables
+        self.read_only = bool(getattr(log, "read_only", False))
+        self.projections = {projection.name: projection for projection in projections}
+        if len(self.projections) < len(projections):
+            raise InvalidArgument("projections", [p.name for p in projections], "must each have a name of its own")
+        self._tables_of = {
+            projection.name: Table.of(projection.name, projection.row, projection.key, projection.indexes)
+            for projection in projections
+        }
+        self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
+
+    def table(self, projection: Projection[R]) -> Table[R]:
+        """The projection's table."""
+        return self._tables_of[projection.name]
+
+    def prepare(self) -> None:
+        """Make the tables that are not there yet, each with a cursor before the first entry."""
+
+        def missing(transaction: Any) -> list[Projection[Any]]:
+            if not self.tables.exists(transaction, CURSORS):
+                return list(self.projections.values())
+            standing = self.cursors(transaction)
+            return [projection for projection in self.projections.values() if projection.name not in standing]
+
+        def make(transaction: Writing) -> None:
+            if not self.tables.exists(transaction, CURSORS):
+                self.tables.create(transaction, CURSORS)
+            for projection in missing(transaction):
+                # A table without a cursor is not ours to judge: a missing cursor is never read as 0.
+                if not self.tables.exists(transaction, self.table(projection)):
+                    self.tables.create(transaction, self.table(projection))
+                    start = transaction.hash_at(0) or b""
+                    self.move(transaction, CursorRow(projection.name, projection.fingerprint, 0, start.hex()))
+
+        if self.read_only:
+            return
+        with self.log.reading() as reading:
+            lacking = missing(reading)
+        if lacking:
+            self.log.write(make)
+
+    # --- cursors ------------------------------------------------------------------------------------------------
+
+    def cursors(self, transaction: Any) -> dict[str, CursorRow]:
+        """Every cursor by the name of its projection, shadows' too."""
+        rows = (CURSORS.decode(values) for values in self.tables.select(transaction, CURSORS, Query()))
+        return {row.name: row for row in rows}
+
+    def cursor(self, transaction: Any, name: str) -> CursorRow | None:
+        """One projection's cursor."""
+        if self.read_only and not self.tables.exists(transaction, CURSORS):
+            return None
+        values = self.tables.get(transaction, CURSORS, (name,))
+        return None if values is None else CURSORS.decode(values)
+
+    def move(self, transaction: Any, *cursors: CursorRow) -> None:
+        """Put cursors where they say."""
+        self.tables.put(transaction, CURSORS, [CURSORS.encode(cursor) for cursor in cursors])
+
+    def forget(self, transaction: Any, *names: str) -> None:
+        """Take cursors away."""
+        self.tables.delete(transaction, CURSORS, [(name,) for name in names])
+
+    # --- folding ------------------------------------------------------------------------------------------------
+
+    def inline(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
+        """Fold what was just appended, and a small gap before it, in the transaction that appends it."""
+        cursors = self.cursors(transaction)
+        moved = []
+        for projection in self.projections.values():
+            cursor = cursors.get(projection.name)
+            if cursor is None or cursor.fingerprint != projection.fingerprint or cursor.halted_at is not None:
+                continue
+            gap = before.position - cursor.position
+            if gap == 0 and cursor.hash == before.hash.hex():
+                moved.append(self._advance(transaction, projection, cursor, recorded, recorded[-1]))
+            elif 0 < gap <= SMALL_GAP and self._true(transaction, cursor):
+                moved.append(self._along(transaction, projection, cursor, recorded[-1]))
+        if moved:
+            self.move(transaction, *moved)
+
+    def _along(
+        self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded
+    ) -> CursorRow:
+        while cursor.position < last.position and cursor.halted_at is None:
+            cursor, more = self._step(transaction, projection, cursor, SMALL_GAP)
+            if not more:
+                break
+        return cursor
+
+    def _step(
+        self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, limit: int
+    ) -> tuple[CursorRow, bool]:
+        """Fold the next page; the cursor after it, and whether there may be more."""
+        entries = transaction.read_all(after=cursor.position, limit=limit, types=self._stored[projection.name])
+        recorded = [self.codec.recorded(entry) for entry in entries]
+        if recorded:
+            return self._advance(transaction, projection, cursor, recorded, recorded[-1]), True
+        head = transaction.head()
+        return attrs.evolve(cursor, position=head.position, hash=head.hash.hex()), False
+
+    def _advance(
+        self,
+        transaction: Writing,
+        projection: Projection[Any],
+        cursor: CursorRow,
+        recorded: Iterable[Recorded],
+        last: Recorded,
+    ) -> CursorRow:
+        """Fold events up to `last`. A projection that raises halts where it did; its rows stay as they were."""
+        try:
+            self.fold(transaction, projection, self.table(projection), recorded)
+        except ProjectionHalted as failure:
+            return attrs.evolve(cursor, halted_at=failure.position, halted_reason=failure.reason)
+        return attrs.evolve(cursor, position=last.position, hash=last.entry.hash.hex())
+
+    def fold(
+        self, transaction: Writing, projection: Projection[R], table: Table[R], recorded: Iterable[Recorded]
+    ) -> None:
+        """Fold events into a table: all of it or, when `evolve` raises, nothing.
+
+        Raises:
+            ProjectionHalted: `evolve` raised; its own error is the cause.
+        """
+        rows = RowFold(self.tables, transaction, projection, table)
+        for item in recorded:
+            try:
+                rows.fold(item)
+            except Exception as error:  # a user's own code: whatever it raises must not cost the fact
+                raise ProjectionHalted(projection.name, item.position, f"{type(error).__name__}: {error}") from error
+        rows.flush()
+
+    def catch_up(self, *projections: Projection[Any]) -> None:
+        """Fold what these projections (all of them unless named) have not seen, chunk by chunk."""
+        for projection in projections or self.projections.values():
+            while self.log.write(lambda transaction, it=projection: self._catch_up_once(transaction, it)):  # type: ignore[misc]
+                pass
+
+    def bring_up(self, transaction: Writing, projection: Projection[Any]) -> str | None:
+        """Fold all that is missing within this transaction; or say why the table cannot be brought up."""
+        cursor = self.cursor(transaction, projection.name)
+        if cursor is None:
+            return str(StaleProjection(projection.name, "has no cursor, so nobody knows what its rows hold"))
+        while (trouble := self.trouble(transaction, projection, cursor)) is None:
+            if cursor.position == transaction.head().position:
+                return None
+            cursor, _ = self._step(transaction, projection, cursor, CHUNK)
+            self.move(transaction, cursor)
+        return str(trouble)
+
+    def _catch_up_once(self, transaction: Writing, projection: Projection[Any]) -> bool:
+        cursor = self.cursor(transaction, projection.name)
+        if cursor is None or self.trouble(transaction, projection, cursor) is not None:
+            return False
+        if cursor.position == transaction.head().position:
+            return False
+        cursor, more = self._step(transaction, projection, cursor, CHUNK)
+        self.move(transaction, cursor)
+        return more and cursor.halted_at is None
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def answer(self, projection: Projection[Any], question: Callable[[Reading], T]) -> T:
+        """Ask a question of a projection's table that is in step with the log, in one snapshot of both.
+
+        Raises:
+            ProjectionHalted: it raised at an entry and stands still there.
+            StaleProjection: it has no cursor, is another program's, or is behind where nothing may be written.
+        """
+        needed: int | None = None
+        while True:
+            with self.log.reading() as reading:
+                cursor = self.cursor(reading, projection.name)
+                if cursor is None:
+                    raise StaleProjection(projection.name, "has no cursor, so nobody knows what its rows hold")
+                if (trouble := self.trouble(reading, projection, cursor)) is not None:
+                    raise trouble
+                needed = reading.head().position if needed is None else needed
+                if cursor.position >= needed:
+                    return question(reading)
+            if self.read_only:
+                raise StaleProjection(projection.name, "is behind the log and may not be written here")
+            self.catch_up(projection)
+
+    def trouble(self, reading: Reading, projection: Projection[Any], cursor: CursorRow) -> EventStoreError | None:
+        """Why the table may neither be read nor carried on, if so."""
+        if cursor.fingerprint != projection.fingerprint:
+            return StaleProjection(projection.name, "was built by another version of the program")
+        if cursor.halted_at is not None:
+            return ProjectionHalted(projection.name, cursor.halted_at, cursor.halted_reason or "")
+        if not self._true(reading, cursor):
+            return StaleProjection(projection.name, "was built from another log, or from one that was rolled back")
+        return None
+
+    @staticmethod
+    def _true(reading: Reading, cursor: CursorRow) -> bool:
+        found = reading.hash_at(cursor.position)
+        return found is not None and found.hex() == cursor.hash

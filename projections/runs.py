@@ -1,0 +1,286 @@
+"""Runs: the one object that users hold. Submit, look, decide, work, rebuild; each a line, each durable when it returns.
+
+It owns nothing of its own: writing is the store's, reading the views', deciding the machine's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from eventstore.errors import InvalidArgument, QueueFull, RunNotFound
+from eventstore.store import check_name
+from eventstore.workflow import (
+    RUN,
+    CheckpointSaved,
+    ConfirmationResolved,
+    Continues,
+    InterruptRequested,
+    Phase,
+    RunCancelled,
+    RunInterrupted,
+    RunQueued,
+    RunState,
+)
+from projections import readings
+from projections.checkpoints import CHECKPOINTS
+from projections.confirmations import CONFIRMATIONS
+from projections.daemon import Worker
+from projections.rebuilding import Progress, Rebuilder, Report
+from projections.tables import query
+from projections.usage import USAGE
+from projections.views import View
+from projections.workflow_runs import WORKFLOW_RUNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from eventstore.codec import Json, Recorded
+    from eventstore.log import Writing
+    from eventstore.store import EventStore, Stream
+    from projections.leases import Presence
+    from projections.projection import Projection
+    from projections.projector import Projector
+    from projections.system import System
+
+R = TypeVar("R")
+
+
+class Runs:
+    """The runs of one store. Made by `projections.connect`; use it as a context manager, from any thread."""
+
+    def __init__(self, store: EventStore, projector: Projector, presence: Presence, system: System) -> None:
+        self.store = store
+        """The log underneath, which speaks in events."""
+        self._projector = projector
+        self._presence = presence
+        self._system = system
+        self._rebuilder = Rebuilder(store, projector)
+        self.workflow_runs = self.view(WORKFLOW_RUNS)
+        self.checkpoints = self.view(CHECKPOINTS)
+        self.confirmations = self.view(CONFIRMATIONS)
+        self.usage = self.view(USAGE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release files and locks; the second time it does nothing."""
+        self.store.close()
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        workflow: str,
+        *,
+        input: Json = None,  # noqa: A002 - the event's own field name
+        run_id: str | None = None,
+        key: str | None = None,
+        agent: str | None = None,
+        spec_hash: str | None = None,
+        job_id: str | None = None,
+        parent_id: str | None = None,
+        continues: Continues | None = None,
+        priority: int = 0,
+        not_before: datetime | None = None,
+        labels: dict[str, str] | None = None,
+        config: Json = None,
+        max_queued: int | None = None,
+    ) -> str:
+        """Put a run into the queue; it stands there when this returns.
+
+        Args:
+            workflow: its kind; workers claim by it.
+            input: any JSON.
+            run_id: its name, and that of its stream; made up unless given, from the key if there is one.
+            key: submitting again with the same key and content gives the run that stands.
+            agent, spec_hash, job_id, parent_id, continues, labels, config: kept with it, and told by its row.
+            priority: higher goes first.
+            not_before: nobody takes it up earlier; aware.
+            max_queued: refuse when so many runs of this workflow wait already.
+
+        Returns:
+            The run id.
+
+        Raises:
+            QueueFull: as many wait as may.
+            IllegalTransition: a run of this id exists.
+            KeyReused: the key stands with other content.
+            InvalidPayload, InvalidArgument: nothing was written.
+        """
+        if run_id is None:
+            run_id = f"run-{self._system.new_id()[:16] if key is None else hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        event = RunQueued(
+            workflow=workflow,
+            input=input,
+            agent=agent,
+            spec_hash=spec_hash,
+            job_id=job_id,
+            parent_id=parent_id,
+            continues=continues,
+            priority=priority,
+            not_before=not_before,
+            labels=labels or {},
+            config=config,
+        )
+        stream = self.store.stream(run_id, RUN)
+        if max_queued is None:
+            stream.append(event, key=key)
+        else:
+            stream.append(event, key=key, provided=lambda writing: self._room(writing, workflow, max_queued))
+        return run_id
+
+    def _room(self, writing: Writing, workflow: str, limit: int) -> None:
+        table = self._projector.table(WORKFLOW_RUNS)
+        if trouble := self._projector.bring_up(writing, WORKFLOW_RUNS):
+            raise InvalidArgument("max_queued", limit, f"cannot be counted: {trouble}")
+        wanted = query(table, {"phase": Phase.QUEUED, "workflow": workflow})
+        queued = self._projector.tables.count(writing, table, wanted)
+        if queued >= limit:
+            raise QueueFull(workflow, queued, limit)
+
+    def resolve(
+        self,
+        run_id: str,
+        call_id: str,
+        decision: Literal["approved", "denied"],
+        *,
+        by: str,
+        comment: str | None = None,
+        input: Json = None,  # noqa: A002 - the event's own field name
+        result: Json = None,
+        key: str | None = None,
+    ) -> Recorded:
+        """Decide a question.
+
+        Args:
+            run_id, call_id: which.
+            decision: "approved" or "denied".
+            by: who decides.
+            comment: for people.
+            input: an edited input; the decision is then bound to that.
+            result: the call's result itself, given by the person.
+            key: deciding again with the same key and content gives the decision that stands.
+
+        Raises:
+            AlreadyResolved: it was decided before: who, when, what.
+            QuestionUnknown, RunNotFound, IllegalTransition: there is nothing to decide.
+        """
+        if decision not in ("approved", "denied"):
+            raise InvalidArgument("decision", decision, "must be 'approved' or 'denied'")
+        event = ConfirmationResolved(call_id, decision, by, comment, input, result)
+        return self._stream(run_id).append(event, key=key)[0]
+
+    def cancel(self, run_id: str, *, by: str, reason: str | None = None, key: str | None = None) -> Recorded:
+        """End a run from outside, at once; its worker is fenced off.
+
+        Raises:
+            RunNotFound, IllegalTransition: there is no such run, or it ended.
+        """
+        return self._stream(run_id).append(RunCancelled(by, reason), key=key)[0]
+
+    def interrupt(self, run_id: str, *, by: str, reason: str | None = None, key: str | None = None) -> Recorded:
+        """Ask a run to stop. Its worker ends it at its next look; a paused run, which nobody holds, ends here.
+
+        Raises:
+            RunNotFound, IllegalTransition: there is no such run, or it ended.
+        """
+
+        def decide(state: RunState) -> list[object]:
+            asked = InterruptRequested(by, reason)
+            return [asked, RunInterrupted(reason=reason)] if state.phase is Phase.PAUSED else [asked]
+
+        return self._stream(run_id).transact(decide, key=key)[0]
+
+    def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> Worker:
+        """A worker of this process, seen to be alive from here on.
+
+        Args:
+            name: for people; each worker has an id of its own beside it.
+            lease: how long a beat counts for those who cannot see this process.
+        """
+        return Worker(
+            name,
+            lease,
+            store=self.store,
+            workflow_runs=self.workflow_runs,
+            confirmations=self.confirmations,
+            presence=self._presence,
+            system=self._system,
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def view(self, projection: Projection[R] | str) -> View[R]:
+        """The rows of a projection, by itself or by name.
+
+        Raises:
+            InvalidArgument: this store does not keep it.
+        """
+        known = self._projector.projections
+        name = projection if isinstance(projection, str) else projection.name
+        if name not in known or not (isinstance(projection, str) or known[name] is projection):
+            raise InvalidArgument("projection", name, f"is not among {', '.join(known)}; name it when connecting")
+        return View(self._projector, known[name])
+
+    def output(self, run_id: str) -> Json:
+        """A completed run's output; None for any other."""
+        row = self.workflow_runs.get(run_id)
+        if row is None:
+            raise RunNotFound(run_id)
+        return None if row.output_version is None else self._event(run_id, row.output_version).event.output
+
+    def checkpoint(self, run_id: str) -> Json:
+        """The state of a run's latest checkpoint; None if it has none."""
+        row = self.checkpoints.get(run_id)
+        if row is None:
+            self._stream(run_id)
+            return None
+        event: CheckpointSaved = self._event(run_id, row.version).event
+        return event.state
+
+    def messages(self, run_id: str) -> Iterator[readings.Message]:
+        """The messages of a run, in order, read from the log.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return readings.messages(self._stream(run_id).read())
+
+    def calls(self, run_id: str) -> list[readings.ToolCall]:
+        """The tool calls of a run, in the order in which they were opened, read from the log; open ones too.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return readings.calls(self._stream(run_id).read())
+
+    def _stream(self, run_id: str) -> Stream[RunState]:
+        with self.store.reading() as reading:
+            if not reading.version(check_name("run_id", run_id)):
+                raise RunNotFound(run_id)
+        return self.store.stream(run_id, RUN)
+
+    def _event(self, run_id: str, version: int) -> Recorded:
+        return next(self.store.read(run_id, after=version - 1, limit=1))
+
+    # --- tables -------------------------------------------------------------------------------------------------
+
+    def rebuild(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
+        """Make tables anew from the log alone; see `rebuilding.Rebuilder.rebuild`."""
+        return self._rebuilder.rebuild(*names, skip_invalid=skip_invalid, progress=progress)
+
+    def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
+        """Prove the tables against the log; see `rebuilding.Rebuilder.check`."""
+        return self._rebuilder.check(*names, skip_invalid=skip_invalid, progress=progress)
+
+    @property
+    def projections(self) -> tuple[Projection[Any], ...]:
+        """What is kept in step with the log here."""
+        return tuple(self._projector.projections.values())

@@ -1,0 +1,140 @@
+"""Tables in the log's own SQLite file, written in the log's own transactions.
+
+Identifiers come from row classes and projection names, which are checked where they are declared, and are quoted;
+every value is bound.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventstore.sqlite import SQLiteTransaction
+    from projections.tables import Filter, Query, Table, Values
+
+_TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "boolean": "INTEGER", "time": "INTEGER", "json": "TEXT"}
+_MANY = 500
+"""Values in one IN list; SQLite's own bound is far higher."""
+
+
+class SQLiteTables:
+    """See `tables.Tables`."""
+
+    def exists(self, transaction: SQLiteTransaction, table: Table[Any]) -> bool:
+        """See `tables.Tables`."""
+        found = transaction.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table.name,))
+        return found.fetchone() is not None
+
+    def create(self, transaction: SQLiteTransaction, table: Table[Any]) -> None:
+        """See `tables.Tables`."""
+        columns = [
+            f'"{column.name}" {_TYPES[column.kind]}{"" if column.optional else " NOT NULL"}' for column in table.columns
+        ]
+        key = ", ".join(f'"{name}"' for name in table.key)
+        transaction.execute(
+            f'CREATE TABLE "{table.name}"({", ".join(columns)}, _position INTEGER NOT NULL, PRIMARY KEY ({key})) '
+            "STRICT, WITHOUT ROWID"
+        )
+        for names in table.indexes:
+            # An index keeps its name when a rebuild renames its table, so the name must be new each time.
+            columns_of = ", ".join(f'"{name}"' for name in names)
+            transaction.execute(
+                f'CREATE INDEX "{table.name}_{"_".join(names)}_{secrets.token_hex(4)}" ON "{table.name}"({columns_of})'
+            )
+
+    def drop(self, transaction: SQLiteTransaction, table: Table[Any]) -> None:
+        """See `tables.Tables`."""
+        transaction.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+
+    def rename(self, transaction: SQLiteTransaction, table: Table[Any], name: str) -> None:
+        """See `tables.Tables`."""
+        transaction.execute(f'ALTER TABLE "{table.name}" RENAME TO "{name}"')
+
+    def get(self, transaction: SQLiteTransaction, table: Table[Any], key: Values) -> Values | None:
+        """See `tables.Tables`."""
+        where = " AND ".join(f'"{name}" = ?' for name in table.key)
+        found: Values | None = transaction.execute(
+            f'SELECT {_columns(table)} FROM "{table.name}" WHERE {where}',  # noqa: S608
+            key,
+        ).fetchone()
+        return found
+
+    def put(self, transaction: SQLiteTransaction, table: Table[Any], rows: Sequence[Values]) -> None:
+        """See `tables.Tables`."""
+        marks = ", ".join("?" * (len(table.columns) + 1))
+        transaction.executemany(
+            f'INSERT OR REPLACE INTO "{table.name}"({_columns(table)}) VALUES ({marks})',  # noqa: S608
+            rows,
+        )
+
+    def delete(self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values]) -> None:
+        """See `tables.Tables`."""
+        where = " AND ".join(f'"{name}" = ?' for name in table.key)
+        transaction.executemany(f'DELETE FROM "{table.name}" WHERE {where}', keys)  # noqa: S608
+
+    def select(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> list[Values]:
+        """See `tables.Tables`."""
+        where, values = _where(wanted)
+        order = ", ".join(f'"{name}"{" DESC" if descending else ""}' for _, name, descending in wanted.order)
+        sql = f'SELECT {_columns(table)} FROM "{table.name}"{where}'  # noqa: S608
+        sql += f" ORDER BY {order}" if order else ""
+        if wanted.limit is not None:
+            sql += " LIMIT ?"
+            values.append(wanted.limit)
+        return transaction.execute(sql, values).fetchall()
+
+    def count(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> int:
+        """See `tables.Tables`."""
+        where, values = _where(wanted)
+        found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
+        return found
+
+
+def _columns(table: Table[Any]) -> str:
+    return ", ".join([*(f'"{column.name}"' for column in table.columns), "_position"])
+
+
+def _where(wanted: Query) -> tuple[str, list[Any]]:
+    parts: list[str] = []
+    values: list[Any] = []
+    for item in wanted.filters:
+        part, bound = _condition(item)
+        parts.append(part)
+        values += bound
+    if wanted.after is not None:
+        part, bound = _later(wanted)
+        parts.append(part)
+        values += bound
+    return (f" WHERE {' AND '.join(parts)}" if parts else ""), values
+
+
+def _condition(item: Filter) -> tuple[str, list[Any]]:
+    name = f'"{item.column}"'
+    if item.values is None:
+        bounds = [(f"{name} >= ?", item.start), (f"{name} < ?", item.stop)]
+        given = [(part, value) for part, value in bounds if value is not None]
+        return " AND ".join(part for part, _ in given) or "1", [value for _, value in given]
+    present = [value for value in item.values if value is not None]
+    parts = [f"{name} IS NULL"] if len(present) < len(item.values) else []
+    for start in range(0, len(present), _MANY):
+        parts.append(f"{name} IN ({', '.join('?' * len(present[start : start + _MANY]))})")
+    return f"({' OR '.join(parts)})" if parts else "0", present
+
+
+def _later(wanted: Query) -> tuple[str, list[Any]]:
+    """Rows after the last one seen: `a > x OR (a = x AND (b > y OR …))`, NULL first, descending turned round."""
+    sql = "0"
+    values: list[Any] = []
+    for (_, name, descending), last in reversed(list(zip(wanted.order, wanted.after or (), strict=True))):
+        column = f'"{name}"'
+        if last is None:
+            beyond = "0" if descending else f"{column} IS NOT NULL"
+        elif descending:
+            beyond = f"({column} < ? OR {column} IS NULL)"
+        else:
+            beyond = f"{column} > ?"
+        sql = f"({beyond} OR ({column} IS ? AND {sql}))"
+        values = [*([] if last is None else [last]), last, *values]
+    return sql, values

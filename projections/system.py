@@ -1,0 +1,72 @@
+"""What the shells need of the world: clocks, sleeping, ids, and who this process is. Each is an argument.
+
+Nothing pure looks here. Tests pass a `System` of their own; so may a program that sleeps differently.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable  # noqa: TC003 - attrs resolves annotations at run time
+from datetime import datetime
+from pathlib import Path
+
+from attrs import frozen
+
+from eventstore.codec import from_microseconds
+from eventstore.store import microseconds_now
+
+
+@frozen
+class Identity:
+    """A process, told apart from every other one that had or will have its pid."""
+
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    started: int
+    """When the process started, in whatever unit the system counts; 0 where it does not say."""
+
+
+def start_of(pid: int) -> int | None:
+    """When the process of this pid, in our own namespace, started; None if there is none. (Linux: clock ticks.)"""
+    try:
+        # The second field is the command's name in parentheses, and may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    # A zombie has ended; its parent has only not looked yet.
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def this_process() -> Identity:
+    """Who we are. Where the system tells no boot or namespace, both are empty, and only beats tell the dead."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = namespace = ""
+    return Identity(boot, namespace, os.getpid(), start_of(os.getpid()) or 0)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@frozen
+class System:
+    """The world, as the shells see it."""
+
+    microseconds: Callable[[], int] = microseconds_now
+    """The wall clock, since 1970."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds of a clock that never goes back."""
+    sleep: Callable[[float], None] = time.sleep
+    new_id: Callable[[], str] = _new_id
+    identity: Callable[[], Identity] = this_process
+    start_of: Callable[[int], int | None] = start_of
+
+    def now(self) -> datetime:
+        """The wall clock, aware."""
+        return from_microseconds(self.microseconds())

@@ -1,0 +1,271 @@
+"""The contract of a table backend: rows of attrs classes beside the log, in the log's own transactions.
+
+A `Table` is declared from a row class, never guessed from values. Both backends keep rows as the same tuples of plain
+column values, so they cannot disagree about what a value is or how values are ordered: NULL first, then numbers or
+text by code point. Each row ends in the position of the event that last touched it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from types import UnionType
+from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin
+
+import attrs
+import orjson
+from attrs import frozen
+
+from eventstore.codec import encode_json, from_microseconds, to_microseconds
+from eventstore.errors import InvalidArgument
+
+R = TypeVar("R")
+
+Values = tuple[Any, ...]
+"""A row as a backend keeps it: its column values, then the position of the event that last touched it."""
+Kind = Literal["text", "integer", "real", "boolean", "time", "json"]
+
+
+@frozen
+class Column:
+    """A column: its name, what it holds, and the enum or literal values that it is bound to."""
+
+    name: str
+    kind: Kind
+    optional: bool
+    enum: type[Enum] | None = None
+
+    def encode(self, value: Any) -> Any:
+        """The plain value that a backend keeps.
+
+        Raises:
+            InvalidArgument: a value of another type.
+        """
+        if value is None and self.optional:
+            return None
+        if self.kind == "json":
+            return encode_json(self.name, _plain(value))
+        if self.enum is not None:
+            try:
+                return self.enum(value).value
+            except ValueError:
+                raise InvalidArgument(self.name, value, f"must be one of {', '.join(self.enum)}") from None
+        if self.kind == "time" and isinstance(value, datetime):
+            return to_microseconds(value)
+        if self.kind == "boolean" and isinstance(value, bool):
+            return int(value)
+        if self.kind == "real" and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        wanted = {"text": str, "integer": int}.get(self.kind)
+        if wanted is None or not isinstance(value, wanted) or isinstance(value, bool):
+            raise InvalidArgument(self.name, value, f"must be {_ARTICLES[self.kind]}")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidArgument(self.name, value, "must fit into 64 bits")
+        return value
+
+    def decode(self, value: Any) -> Any:
+        """The field's value again."""
+        if self.kind == "json":
+            return None if value is None else orjson.loads(value)
+        if value is None:
+            return None
+        if self.enum is not None:
+            return self.enum(value)
+        if self.kind == "time":
+            return from_microseconds(value)
+        return bool(value) if self.kind == "boolean" else value
+
+
+_ARTICLES = {
+    "text": "text",
+    "integer": "an integer",
+    "real": "a number",
+    "boolean": "True or False",
+    "time": "a datetime with a time zone",
+}
+_KINDS: dict[Any, Kind] = {str: "text", int: "integer", float: "real", bool: "boolean", datetime: "time"}
+
+
+@frozen(eq=False)
+class Table(Generic[R]):
+    """A table as its row class declares it. `name` may be a shadow's; the shape is the same."""
+
+    name: str
+    row: type[R]
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    indexes: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def of(
+        cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()
+    ) -> Table[R]:
+        """Declare a table from an attrs class."""
+        attrs.resolve_types(row)  # type: ignore[type-var]
+        return cls(name, row, key, tuple(_column(item) for item in attrs.fields(row)), indexes)  # type: ignore[arg-type]
+
+    def renamed(self, name: str) -> Table[R]:
+        """The same shape under another name."""
+        return attrs.evolve(self, name=name)
+
+    def column(self, name: str) -> tuple[int, Column]:
+        """A column and its place.
+
+        Raises:
+            InvalidArgument: no such column.
+        """
+        for index, column in enumerate(self.columns):
+            if column.name == name:
+                return index, column
+        names = ", ".join(column.name for column in self.columns)
+        raise InvalidArgument(name, "", f"is no column of {self.name}; its columns are {names}")
+
+    def encode(self, row: R, position: int = 0) -> Values:
+        """The row as a backend keeps it."""
+        return (*(column.encode(getattr(row, column.name)) for column in self.columns), position)
+
+    def decode(self, values: Values) -> R:
+        """The row again."""
+        return self.row(*(column.decode(value) for column, value in zip(self.columns, values, strict=False)))
+
+    def key_of(self, values: Values) -> Values:
+        """The encoded key of encoded values."""
+        return tuple(values[self.column(name)[0]] for name in self.key)
+
+    def encode_key(self, key: Sequence[Any]) -> Values:
+        """The encoded key, or the beginning of one."""
+        return tuple(self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False))
+
+
+@frozen
+class Range:
+    """A filter: from `start` on and before `stop`; either may be left open."""
+
+    start: Any = None
+    stop: Any = None
+
+
+@frozen
+class Filter:
+    """What one column must be: one of some values, or within a range; encoded."""
+
+    index: int
+    column: str
+    values: tuple[Any, ...] | None = None
+    start: Any = None
+    stop: Any = None
+
+
+@frozen
+class Query:
+    """Which rows, in which order, how many, after which; all values encoded."""
+
+    filters: tuple[Filter, ...] = ()
+    order: tuple[tuple[int, str, bool], ...] = ()
+    """Place, name and whether descending; the key comes last, so that no two rows tie."""
+    limit: int | None = None
+    after: tuple[Any, ...] | None = None
+    """The order columns of the last row that was seen."""
+
+
+def query(
+    table: Table[R],
+    filters: Mapping[str, Any],
+    *,
+    order: str | Iterable[str] = (),
+    limit: int | None = None,
+    after: R | None = None,
+) -> Query:
+    """A query from what a caller says.
+
+    Args:
+        table: whose rows.
+        filters: column to a value (None is "is absent"), a list of values, or a `Range`.
+        order: column names, a leading "-" for descending; ties are broken by the key.
+        limit: at most so many rows; None for all.
+        after: the last row of the page before.
+
+    Raises:
+        InvalidArgument: an unknown column, a value of the wrong type, a negative limit.
+    """
+    names = (order,) if isinstance(order, str) else tuple(order)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63):
+        raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")
+    ordered: list[tuple[int, str, bool]] = []
+    for name in (*names, *table.key):
+        index, column = table.column(name.removeprefix("-"))
+        if column.kind == "json":
+            raise InvalidArgument("order", name, "holds JSON, which has no order")
+        if column.name not in [placed for _, placed, _ in ordered]:
+            ordered.append((index, column.name, name.startswith("-")))
+    if after is not None and not isinstance(after, table.row):
+        raise InvalidArgument("after", after, f"must be the last {table.row.__name__} of the page before")
+    seen = None if after is None else table.encode(after)
+    return Query(
+        tuple(_filter(table, name, wanted) for name, wanted in filters.items()),
+        tuple(ordered),
+        limit,
+        None if seen is None else tuple(seen[index] for index, _, _ in ordered),
+    )
+
+
+def _filter(table: Table[Any], name: str, wanted: Any) -> Filter:
+    index, column = table.column(name)
+    if column.kind == "json":
+        raise InvalidArgument(name, wanted, "holds JSON and cannot be filtered by")
+    if isinstance(wanted, Range):
+        start, stop = (None if end is None else column.encode(end) for end in (wanted.start, wanted.stop))
+        return Filter(index, name, None, start, stop)
+    several = wanted if isinstance(wanted, list | tuple | set | frozenset) else (wanted,)
+    return Filter(index, name, tuple(None if value is None else column.encode(value) for value in several))
+
+
+class Tables(Protocol):
+    """A table backend. Each call names the transaction (a `Reading` or `Writing` of the log) that it belongs to."""
+
+    def exists(self, transaction: Any, table: Table[Any]) -> bool:
+        """Whether the table is there."""
+
+    def create(self, transaction: Any, table: Table[Any]) -> None:
+        """Make the table; it must not be there."""
+
+    def drop(self, transaction: Any, table: Table[Any]) -> None:
+        """Take the table away, if it is there."""
+
+    def rename(self, transaction: Any, table: Table[Any], name: str) -> None:
+        """Give the table another name, which is free."""
+
+    def get(self, transaction: Any, table: Table[Any], key: Values) -> Values | None:
+        """The row of an encoded key."""
+
+    def put(self, transaction: Any, table: Table[Any], rows: Sequence[Values]) -> None:
+        """Insert rows, or replace those of the same key."""
+
+    def delete(self, transaction: Any, table: Table[Any], keys: Sequence[Values]) -> None:
+        """Take rows away, if they are there."""
+
+    def select(self, transaction: Any, table: Table[Any], wanted: Query) -> list[Values]:
+        """The rows of a query."""
+
+    def count(self, transaction: Any, table: Table[Any], wanted: Query) -> int:
+        """How many rows the filters of a query leave."""
+
+
+def _plain(value: Any) -> Any:
+    return attrs.asdict(value) if attrs.has(type(value)) else value
+
+
+def _column(item: attrs.Attribute[Any]) -> Column:
+    declared: Any = item.type
+    optional = False
+    if get_origin(declared) in (Union, UnionType):
+        members = [member for member in get_args(declared) if member is not type(None)]
+        optional = len(members) < len(get_args(declared))
+        declared = members[0] if len(members) == 1 else Any
+    if get_origin(declared) is Literal:
+        declared = str
+    if isinstance(declared, type) and issubclass(declared, Enum):
+        return Column(item.name, "text", optional, declared)
+    kind = _KINDS.get(declared, "json")
+    return Column(item.name, kind, optional or kind == "json")

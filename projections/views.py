@@ -1,0 +1,71 @@
+"""A view: typed reading of one projection's rows, never older than the log was when it was asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from eventstore.errors import InvalidArgument
+from projections.tables import query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from projections.projection import Projection
+    from projections.projector import Projector
+
+R = TypeVar("R")
+
+
+class View(Generic[R]):
+    """The rows of one projection."""
+
+    def __init__(self, projector: Projector, projection: Projection[R]) -> None:
+        self.projection = projection
+        self._projector = projector
+        self._table = projector.table(projection)
+
+    def __repr__(self) -> str:
+        return f"<view of {self.projection.name}>"
+
+    def get(self, *key: Any) -> R | None:
+        """The row of a key, None if there is none.
+
+        Raises:
+            InvalidArgument: a key of another shape.
+            StaleProjection, ProjectionHalted: the table cannot answer.
+        """
+        if len(key) != len(self.projection.key):
+            raise InvalidArgument("key", key, f"must be {', '.join(self.projection.key)}")
+        encoded = self._table.encode_key(key)
+        values = self._projector.answer(
+            self.projection, lambda reading: self._projector.tables.get(reading, self._table, encoded)
+        )
+        return None if values is None else self._table.decode(values)
+
+    def where(
+        self, *, order: str | Iterable[str] = (), limit: int | None = None, after: R | None = None, **filters: Any
+    ) -> list[R]:
+        """The rows that pass every filter, in order.
+
+        Args:
+            order: column names, a leading "-" for descending; ties are broken by the key.
+            limit: at most so many; all of them unless given.
+            after: the last row of the page before.
+            filters: column to a value, a list of values, or a `Range`; None is "is absent".
+
+        Raises:
+            InvalidArgument: an unknown column, a value of the wrong type, a negative limit.
+            StaleProjection, ProjectionHalted: the table cannot answer.
+        """
+        wanted = query(self._table, filters, order=order, limit=limit, after=after)
+        found = self._projector.answer(
+            self.projection, lambda reading: self._projector.tables.select(reading, self._table, wanted)
+        )
+        return [self._table.decode(values) for values in found]
+
+    def count(self, **filters: Any) -> int:
+        """How many rows pass every filter; filters and errors as in `where`."""
+        wanted = query(self._table, filters)
+        return self._projector.answer(
+            self.projection, lambda reading: self._projector.tables.count(reading, self._table, wanted)
+        )

@@ -1,0 +1,194 @@
+"""workflow_runs: one row a run, changed by what changes its life and not by each message.
+
+The phase is the one that the machine's table leads to, so row and state cannot disagree. Large values stay in the log:
+`output_version` says where the output lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable  # noqa: TC003 - attrs resolves annotations at run time
+from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from typing import TYPE_CHECKING
+
+from attrs import evolve as changed
+from attrs import field, frozen
+
+from eventstore.codec import Json  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.workflow import (
+    TRANSITIONS,
+    ConfirmationExpired,
+    ConfirmationRequested,
+    ConfirmationResolved,
+    InterruptRequested,
+    Phase,
+    RunCancelled,
+    RunCompleted,
+    RunCrashed,
+    RunDescribed,
+    RunDropped,
+    RunFailed,
+    RunInterrupted,
+    RunPaused,
+    RunQueued,
+    RunRequeued,
+    RunResumed,
+    RunStarted,
+)
+from projections.projection import Projection
+
+if TYPE_CHECKING:
+    from eventstore.codec import Recorded
+
+
+@frozen
+class RunRow:
+    """A run as it stands."""
+
+    run_id: str
+    phase: Phase
+    workflow: str | None = None
+    agent: str | None = None
+    job_id: str | None = None
+    parent_id: str | None = None
+    continues_id: str | None = None
+    continues_version: int | None = None
+    spec_hash: str | None = None
+    worker: str | None = None
+    """Who holds it, or held it last."""
+    attempt: int = 0
+    crashes: int = 0
+    """How often a worker died under it."""
+    priority: int = 0
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    """When its first attempt began."""
+    ended_at: datetime | None = None
+    not_before: datetime | None = None
+    waiting_for: str | None = None
+    waiting_until: datetime | None = None
+    open_questions: int = 0
+    interrupt_requested: bool = False
+    reason: str | None = None
+    """Why it is where it is, as the last event about that said."""
+    error: Json = None
+    output_version: int | None = None
+    """Version of its RunCompleted, which holds the output."""
+    title: str | None = None
+    summary: str | None = None
+    labels: Json = field(factory=dict)
+    position: int = 0
+    """Of its first event: the order of arrival."""
+
+
+def _queued(row: RunRow, recorded: Recorded) -> RunRow:
+    event: RunQueued = recorded.event
+    return changed(
+        row,
+        workflow=event.workflow,
+        agent=event.agent,
+        job_id=event.job_id,
+        parent_id=event.parent_id,
+        continues_id=event.continues.run_id if event.continues else None,
+        continues_version=event.continues.version if event.continues else None,
+        spec_hash=event.spec_hash,
+        priority=event.priority,
+        queued_at=recorded.time,
+        not_before=event.not_before,
+        labels=event.labels,
+    )
+
+
+def _begun(row: RunRow, recorded: Recorded) -> RunRow:
+    return changed(
+        row,
+        worker=recorded.event.worker,
+        attempt=row.attempt + 1,
+        crashes=row.crashes + (row.phase is Phase.STARTED),
+        started_at=row.started_at or recorded.time,
+        not_before=None,
+        waiting_for=None,
+        waiting_until=None,
+        reason=getattr(recorded.event, "reason", None),
+    )
+
+
+def _paused(row: RunRow, recorded: Recorded) -> RunRow:
+    event: RunPaused = recorded.event
+    return changed(row, waiting_for=event.waiting_for, waiting_until=event.until, reason=event.reason)
+
+
+def _requeued(row: RunRow, recorded: Recorded) -> RunRow:
+    event: RunRequeued = recorded.event
+    return changed(row, not_before=event.not_before, reason=event.reason)
+
+
+def _ended(row: RunRow, recorded: Recorded) -> RunRow:
+    event = recorded.event
+    return changed(
+        row,
+        ended_at=recorded.time,
+        crashes=row.crashes + (recorded.kind is RunCrashed),
+        error={"tag": event.error.tag, "message": event.error.message} if recorded.kind is RunFailed else None,
+        output_version=recorded.version if recorded.kind is RunCompleted else None,
+        reason=getattr(event, "reason", None),
+        not_before=None,
+        waiting_for=None,
+        waiting_until=None,
+        open_questions=0,
+    )
+
+
+def _described(row: RunRow, recorded: Recorded) -> RunRow:
+    event: RunDescribed = recorded.event
+    return changed(
+        row,
+        title=row.title if event.title is None else event.title,
+        summary=row.summary if event.summary is None else event.summary,
+        labels={**row.labels, **event.labels},
+    )
+
+
+def _asked(row: RunRow, _recorded: Recorded) -> RunRow:
+    return changed(row, open_questions=row.open_questions + 1)
+
+
+def _answered(row: RunRow, _recorded: Recorded) -> RunRow:
+    return changed(row, open_questions=row.open_questions - 1)
+
+
+def _interrupt_requested(row: RunRow, _recorded: Recorded) -> RunRow:
+    return changed(row, interrupt_requested=True)
+
+
+_FOLDS: dict[type, Callable[[RunRow, Recorded], RunRow]] = {
+    RunQueued: _queued,
+    RunStarted: _begun,
+    RunResumed: _begun,
+    RunPaused: _paused,
+    RunRequeued: _requeued,
+    **dict.fromkeys((RunCompleted, RunFailed, RunCrashed, RunInterrupted, RunDropped, RunCancelled), _ended),
+    RunDescribed: _described,
+    ConfirmationRequested: _asked,
+    ConfirmationResolved: _answered,
+    ConfirmationExpired: _answered,
+    InterruptRequested: _interrupt_requested,
+}
+
+
+def evolve(row: RunRow | None, recorded: Recorded) -> RunRow | None:
+    """The row after an event that the machine accepted; pure."""
+    before = row or RunRow(run_id=recorded.stream, phase=Phase.NEW, position=recorded.position)
+    after = _FOLDS[recorded.kind](before, recorded)
+    phase = TRANSITIONS[before.phase][recorded.kind]
+    return after if after.phase is phase else changed(after, phase=phase)
+
+
+WORKFLOW_RUNS: Projection[RunRow] = Projection(
+    name="workflow_runs",
+    version=1,
+    row=RunRow,
+    key=("run_id",),
+    events=tuple(_FOLDS),
+    evolve=evolve,
+    indexes=(("phase", "position"), ("parent_id",)),
+)
