@@ -92,7 +92,11 @@ class Log(Protocol):
     url: str
 
     def reading(self) -> AbstractContextManager[Reading]:
-        """A consistent view for the time of the block; it never blocks a writer."""
+        """A consistent view for the time of the block; it never blocks a writer.
+
+        Raises:
+            StoreClosed: after `close`.
+        """
 
     def write(self, job: Callable[[Writing], T]) -> T:
         """Run the job in the one write transaction; durable when this returns, undone when the job raises.
@@ -100,10 +104,11 @@ class Log(Protocol):
         Raises:
             DatabaseBusy: another process holds the lock for too long.
             StoreClosed: after `close`.
+            RuntimeError: the job itself asked for a write, which would wait for itself.
         """
 
     def wait(self, position: int, timeout: float) -> bool:
-        """Return when the head passed `position` (True), or after `timeout` seconds (False)."""
+        """Return when the head passed `position` (True), or after `timeout` seconds or `close` (False)."""
 
     def close(self) -> None:
         """Release files and locks; the second time it does nothing."""

@@ -110,6 +110,7 @@ class _Disk:
         self.genesis = genesis(self.id)
         self.root = Root(Head(0, self.genesis, 0))
         self.write = threading.Lock()
+        self.writing_thread: int | None = None
         self.grown = threading.Condition()
 
 
@@ -133,11 +134,17 @@ class MemoryLog:
     def write(self, job: Callable[[MemoryTransaction], T]) -> T:
         """See `log.Log`."""
         disk = self._disk
+        if disk.writing_thread == threading.get_ident():
+            raise RuntimeError("a write inside a write of the same thread would wait for itself; append before or after")
         with disk.write:
             if self._closed:
                 raise StoreClosed
+            disk.writing_thread = threading.get_ident()
             transaction = MemoryTransaction(disk.root, disk.genesis)
-            result = job(transaction)
+            try:
+                result = job(transaction)
+            finally:
+                disk.writing_thread = None
             with disk.grown:
                 disk.root = transaction.root
                 disk.grown.notify_all()

@@ -354,7 +354,7 @@ _WHEN = st.sampled_from(_DEADLINES)
 _LABELS = st.dictionaries(st.sampled_from(["env", "team"]), st.sampled_from(["", "prod"]), max_size=2)
 _REQUEUED = st.builds(RunRequeued, reason=_WHY, not_before=_WHEN)
 _RUN_EVENTS: Events = {
-    kind: lambda _state, strategy=strategy: strategy  # type: ignore[misc]
+    kind: lambda _state, strategy=strategy: strategy
     for kind, strategy in {
         RunQueued: st.builds(
             RunQueued,
