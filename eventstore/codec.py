@@ -204,7 +204,7 @@ class Codec:
             raise UnknownEvent(name, self.names)
         try:
             fields = self._converter.unstructure(event)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidPayload(name, "$", f"does not fit its fields: {error}") from error
         text = encode_json(name, fields)
         # A pair assertion: what is written can be read. One structuring of the fields, Json ones untouched.
@@ -237,8 +237,10 @@ class Codec:
             return self.parse(entry.type, orjson.loads(entry.data))
         except UnknownEvent:
             reason = "no class of that name is known here"
-        except (InvalidPayload, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except InvalidPayload as error:
             reason = str(error)
+        except Exception as error:  # noqa: BLE001 - an upcaster is anybody's code, and reading goes on after it
+            reason = f"{type(error).__name__}: {error}"
         raise UnreadableEntry(entry.position, entry.stream, entry.type, reason)
 
     def _structure(self, name: str, kind: type[T], fields: Mapping[str, Json]) -> T:
@@ -296,6 +298,8 @@ def fault_in(value: Json) -> tuple[str, str] | None:
     pending: list[tuple[Json, str, int]] = [(value, "$", 0)]
     while pending:
         item, path, depth = pending.pop()
+        while isinstance(item, Enum):  # written as its value, so that is what must be sound
+            item = item.value
         if reason := _fault_of(item, depth):
             return path, reason
         if type(item) is dict:
@@ -328,7 +332,7 @@ def _fault_of(item: Json, depth: int) -> str | None:
     elif kind in (dict, list, tuple):
         if depth >= MAX_DEPTH:
             return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
-    elif item is not None and kind is not bool and not isinstance(item, Enum | UUID):
+    elif item is not None and kind is not bool and not isinstance(item, UUID):
         return f"is {_described(item)}, which JSON would not bring back; convert it to plain JSON first"
     return None
 
@@ -442,6 +446,9 @@ def _structure_datetime(value: Json, _type: Any) -> datetime:
     return from_iso(value)
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
 def _untouched(value: Json) -> Json:
     return value
 
@@ -475,5 +482,21 @@ def _structure_function(kind: type, converter: cattrs.Converter) -> Callable[[Js
 
 
 def _unstructure_function(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    hooks = {name: override(unstruct_hook=_untouched) for name in _json_fields(kind)}
-    return make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=True, **hooks)  # type: ignore[arg-type]
+    json_fields = set(_json_fields(kind))
+    # Equal is not the same: True == 1 == 1.0 and -0.0 == 0.0, and what is left out comes back as the default. So plain
+    # defaults are compared by how they are written, and a Json field whose default is a container is never left out.
+    plain = [(field.name, repr(field.default)) for field in attrs.fields(kind) if type(field.default) in _PLAIN]
+    compound = {field.name for field in attrs.fields(kind) if type(field.default) not in _PLAIN} & json_fields
+    hooks = {name: override(unstruct_hook=_untouched, omit_if_default=name not in compound) for name in json_fields}
+    without_defaults: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(
+        kind, converter, _cattrs_omit_if_default=True, **hooks  # type: ignore[arg-type]
+    )
+
+    def unstructure(event: Any) -> dict[str, Any]:
+        fields = without_defaults(event)
+        for name, default in plain:
+            if name not in fields and repr(value := getattr(event, name)) != default:
+                fields[name] = value
+        return fields
+
+    return unstructure if plain else without_defaults

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -735,7 +736,7 @@ class LogContract:
         assert list(self.store.read_all(after=start)) == [first, *rest]
         assert list(self.store.read_all(after=first.cursor)) == rest
         for wrong in (Cursor(1, b"\0" * 32), Cursor(0, first.cursor.hash), Cursor(4, first.cursor.hash)):
-            _raises(CursorConflict, lambda wrong=wrong: next(self.store.read_all(after=wrong)))
+            _raises(CursorConflict, partial(self.store.read_all, after=wrong))
 
     # --- follow -------------------------------------------------------------------------------------------------
 
