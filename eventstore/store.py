@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import attrs
 from attrs import frozen
 
-from eventstore.codec import Codec, Json, Recorded, Upcaster, canonical, encode_json, to_microseconds
+from eventstore.codec import MAX_INTEGER, Codec, Json, Recorded, Upcaster, canonical, encode_json, to_microseconds
 from eventstore.errors import (
     CursorConflict,
     ForeignEvent,
@@ -111,7 +111,7 @@ class EventStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -152,6 +152,8 @@ class EventStore:
             raise InvalidArgument("events", len(events), f"at most {MAX_BATCH} go into one append; split them")
         if key is not None:
             check_name("key", key, slashes=True)
+        if attempt is not None and (type(attempt) is not int or not 0 <= attempt <= MAX_INTEGER):
+            raise InvalidArgument("attempt", attempt, "must be the number of an attempt: 1, 2, 3 …")
         encoded_meta = None if meta is None else encode_json("meta", meta)
         occurred = None if occurred_at is None else _microseconds("occurred_at", occurred_at)
         return [
@@ -182,35 +184,58 @@ class EventStore:
         held: int | None = None,
     ) -> tuple[Folded[S], tuple[Recorded, ...]]:
         """Pass the drafts through fence, version and machine, and insert them. The view must be at the head."""
-        before = transaction.head()
-        recorded_at = max(self._clock(), before.recorded_at)
-        position, previous = before.position, before.hash
+        before = head = transaction.head()
+        recorded_at = self.now(head)
         placed: list[Recorded] = []
         for draft in drafts:
-            view = self.fixed(view, draft.kind)
-            machine, state = view.machine, view.state
-            attempt = draft.attempt
-            if machine is not None and machine.fence is not None and draft.kind in machine.events:
-                attempt = machine.fence(state, stream, draft.kind, attempt, held)
-                held = held if attempt is None else attempt
-            if expected_version is not None and not placed and view.version != expected_version:
-                raise VersionConflict(stream, expected_version, view.version)
-            position += 1
-            entry = Entry(
-                position, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt, draft.key,
-                b"", draft.meta, draft.data,
+            view, recorded = self.judged(
+                view, stream, draft, head, recorded_at=recorded_at, held=held,
+                expected_version=None if placed else expected_version,
             )  # fmt: skip
-            previous = chain(previous, entry)
-            recorded = Recorded(attrs.evolve(entry, hash=previous), draft.kind, self.codec)
-            view = self.gate(view, recorded)
             placed.append(recorded)
+            held = held if recorded.attempt is None else recorded.attempt
+            head = Head(recorded.position, recorded.entry.hash, recorded_at)
         if expected_version is not None and not placed and view.version != expected_version:
             raise VersionConflict(stream, expected_version, view.version)
+        self.insert(transaction, before, placed)
+        return view, tuple(placed)
+
+    def now(self, head: Head) -> int:
+        """The time that an append after this head is recorded at: it never goes backwards."""
+        return max(self._clock(), head.recorded_at)
+
+    def judged(
+        self,
+        view: Folded[S],
+        stream: str,
+        draft: Draft,
+        head: Head,
+        *,
+        recorded_at: int,
+        held: int | None = None,
+        expected_version: int | None = None,
+    ) -> tuple[Folded[S], Recorded]:
+        """Pass one draft through fence, version and machine, into the place after `head`; nothing is inserted yet."""
+        view = self.fixed(view, draft.kind)
+        machine, state = view.machine, view.state
+        attempt = draft.attempt
+        if machine is not None and machine.fence is not None and draft.kind in machine.events:
+            attempt = machine.fence(state, stream, draft.kind, attempt, held)
+        if expected_version is not None and view.version != expected_version:
+            raise VersionConflict(stream, expected_version, view.version)
+        entry = Entry(
+            head.position + 1, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt,
+            draft.key, b"", draft.meta, draft.data,
+        )  # fmt: skip
+        recorded = Recorded(attrs.evolve(entry, hash=chain(head.hash, entry)), draft.kind, self.codec)
+        return self.gate(view, recorded), recorded
+
+    def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:
+        """Write what was judged, of one stream or several, and bring along what is kept in step with the log."""
         if placed:
             transaction.insert([recorded.entry for recorded in placed])
             if self.inline is not None:
                 self.inline(transaction, before, placed)
-        return view, tuple(placed)
 
     def standing(self, reading: Reading, stream: str, drafts: Sequence[Draft]) -> tuple[Recorded, ...] | None:
         """The entries that bear the drafts' key already; None if there is none.
