@@ -263,7 +263,8 @@ def encode_json(name: str, value: Json) -> str:
     if (b"null" in raw or b"\\u0000" in raw) and (fault := fault_in(value)):
         raise InvalidPayload(name, *fault)
     if len(raw) > MAX_BYTES:
-        raise InvalidPayload(name, "$", f"takes {len(raw)} bytes of JSON; the limit is {MAX_BYTES}: keep large data apart")
+        reason = f"takes {len(raw)} bytes of JSON; the limit is {MAX_BYTES}: keep large data apart"
+        raise InvalidPayload(name, "$", reason)
     return raw.decode()
 
 
@@ -360,7 +361,7 @@ def _described(value: object) -> str:
 
 
 def _explained(error: BaseException, kind: type | None) -> str:
-    """cattrs' errors in our words: no classes, and what to write instead."""
+    """An error of cattrs in our words: no classes, and what to write instead."""
     if isinstance(error, KeyError):
         return "is missing"
     if isinstance(error, cattrs.ForbiddenExtraKeysError):

@@ -40,7 +40,7 @@ This module imports nothing of the package, so that every room may raise from it
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from datetime import datetime
 from typing import Any
 
 from attrs import define

@@ -8,7 +8,7 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 

@@ -13,7 +13,7 @@ of each entry that it replays; `testing` draws legal histories from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -30,7 +30,8 @@ class State(Protocol):
     """What a machine folds a stream into: an attrs class with a phase and whatever data the fold keeps."""
 
     @property
-    def phase(self) -> StrEnum: ...
+    def phase(self) -> StrEnum:
+        """Where it stands: a row of the table."""
 
 
 S = TypeVar("S", bound=State)

@@ -135,7 +135,7 @@ class MemoryLog:
         """See `log.Log`."""
         disk = self._disk
         if disk.writing_thread == threading.get_ident():
-            raise RuntimeError("a write inside a write of the same thread would wait for itself; append before or after")
+            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
         with disk.write:
             if self._closed:
                 raise StoreClosed

@@ -322,7 +322,7 @@ class SQLiteLog:
     def write(self, job: Callable[[SQLiteTransaction], T]) -> T:
         """See `log.Log`."""
         if self._writing_thread == threading.get_ident():
-            raise RuntimeError("a write inside a write of the same thread would wait for itself; append before or after")
+            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
         with self._write:
             if self._closed:
                 raise StoreClosed

@@ -33,8 +33,6 @@ from eventstore.notes import FREE, NOTES
 
 if TYPE_CHECKING:
     import threading
-    from types import TracebackType
-
 S = TypeVar("S", bound=Any)
 T = TypeVar("T")
 
@@ -48,7 +46,8 @@ _PAGE = 500
 class Inline(Protocol):
     """What is kept in step with the log, in the transaction that writes it."""
 
-    def __call__(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None: ...
+    def __call__(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
+        """Take in what was appended after the head `before`."""
 
 
 def microseconds_now() -> int:
@@ -111,7 +110,7 @@ class EventStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

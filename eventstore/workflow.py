@@ -13,8 +13,8 @@ A newcomer reads downward: phases, events, table, state, fence, guards, fold, ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping  # noqa: TC003 - attrs resolves annotations at run time
-from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 

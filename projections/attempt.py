@@ -10,7 +10,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from attrs import frozen
 
@@ -76,7 +76,7 @@ class Attempt:
     | a final event of one's own | ended |
     | `Waiting` (from `ask`) | paused for a person |
     | `Unreturned` (from `call`) | paused for an operator |
-    | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker; interrupted, if that was requested |
+    | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker, or interrupted if that was asked |
     | `Fenced` | another's: nothing is written |
     | any other exception | failed; the exception goes on |
 
@@ -100,7 +100,7 @@ class Attempt:
 
     @cached_property
     def queued(self) -> RunQueued:
-        """The event that submitted the run: workflow, input, labels, config …"""
+        """The event that submitted the run: its workflow, input, labels and config."""
         return next(item.event for item in self._stream.read() if item.kind is RunQueued)  # type: ignore[no-any-return]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from attrs import evolve as changed

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from eventstore.codec import Upcaster  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.codec import Upcaster
 from eventstore.connecting import open_log
-from eventstore.machine import Machine  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
 from eventstore.store import EventStore
 from eventstore.workflow import RUN
@@ -17,7 +17,7 @@ from projections.checkpoints import CHECKPOINTS
 from projections.confirmations import CONFIRMATIONS
 from projections.leases import Presence
 from projections.memory import MemoryTables
-from projections.projection import Projection  # noqa: TC001 - attrs resolves annotations at run time
+from projections.projection import Projection
 from projections.projector import Projector
 from projections.runs import Runs
 from projections.system import System
@@ -43,7 +43,12 @@ class App:
 
 
 def connect(
-    url: str | PathLike[str] | Log, *, app: App | None = None, system: System | None = None, **options: Any
+    url: str | PathLike[str] | Log,
+    *,
+    app: App | None = None,
+    system: System | None = None,
+    tables: Tables | None = None,
+    **options: Any,
 ) -> Runs:
     """Open a store with its projections.
 
@@ -51,6 +56,7 @@ def connect(
         url: `agent.db` or `sqlite:///agent.db`, `memory:`, or a backend itself.
         app: machines and projections of one's own, beside the built-in ones.
         system: clocks, sleeping and ids, for tests.
+        tables: where rows are kept, beside a log of one's own; for our own logs it is known.
         options: the backend's own: `create`, `read_only`, `synchronous`, `busy_timeout` for SQLite.
 
     Raises:
@@ -61,7 +67,7 @@ def connect(
     log = open_log(url, **options)
     try:
         store = EventStore(log, (RUN, *app.machines), upcasters=app.upcasters, clock=system.microseconds)
-        projector = Projector(log, store.codec, tables_of(log), (*BUILT_IN, *app.projections))
+        projector = Projector(log, store.codec, tables or tables_of(log), (*BUILT_IN, *app.projections))
         projector.prepare()
     except BaseException:
         log.close()

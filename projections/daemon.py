@@ -23,8 +23,6 @@ from projections.tables import Range
 from projections.workflow_runs import RunRow
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from projections.confirmations import ConfirmationRow
     from projections.leases import Presence
     from projections.system import System
@@ -79,7 +77,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def stop(self) -> None:
@@ -102,7 +100,7 @@ class Worker:
                 self._presence.beat(self.id, self._term)
             except StoreClosed:
                 return
-            except Exception:  # the lease must outlive a passing fault of the disk or a lock
+            except Exception:  # noqa: BLE001 - the lease must outlive a passing fault of the disk or a lock
                 _LOG.exception("%s could not renew its lease; trying again", self.id)
 
     # --- recovery -----------------------------------------------------------------------------------------------

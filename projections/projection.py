@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
 from attrs import field, frozen
 
-from eventstore.codec import Recorded  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.codec import Recorded
 from eventstore.errors import InvalidArgument
 
 R = TypeVar("R")

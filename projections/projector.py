@@ -1,5 +1,4 @@
-"""Keeps rows in step with the log: inline in each write, catching up where something was missed, and reading only
-what is up to date.
+"""Rows kept in step with the log: inline in each write, or caught up with before they are read.
 
 Rows and cursor move in one transaction. The inline fold begins at the cursor and not at the new entries, so what a
 process without projections appended is only lag: a small gap is folded along, a large one leaves the projection
@@ -97,7 +96,8 @@ class RowFold(Generic[R]):
     def _under(self, prefix: Key) -> list[Values]:
         encoded = self._table.encode_key(prefix)
         wanted = query(self._table, dict(zip(self._table.key, prefix, strict=False)))
-        standing = {self._table.key_of(values) for values in self._tables.select(self._transaction, self._table, wanted)}
+        found = self._tables.select(self._transaction, self._table, wanted)
+        standing = {self._table.key_of(values) for values in found}
         held = {key for key in self._held if key[: len(encoded)] == encoded}
         return sorted(key for key in standing | held if key not in self._held or self._held[key][0] is not None)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from attrs import evolve as changed
 from attrs import frozen
 
-from eventstore.codec import Json  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.codec import Json
 from eventstore.workflow import MessageRecorded, ToolCalled, ToolReturned
 
 if TYPE_CHECKING:

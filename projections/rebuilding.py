@@ -331,8 +331,9 @@ class Rebuilder:
                 one, other = next(stored, None), next(expected, None)
 
     def _difference(
-        self, transaction: Writing, table: Table[Any], row: Values, column: Column | None, old: Any, new: Any
+        self, transaction: Writing, table: Table[Any], row: Values, column: Column | None, *values: Any
     ) -> Difference:
+        old, new = values
         position: int = row[-1]
         touched = transaction.read_all(after=position - 1, limit=1) if position > 0 else ()
         whole = isinstance(old, str) and {old, new} == {"there", "absent"} and column is None

@@ -35,7 +35,6 @@ from projections.workflow_runs import WORKFLOW_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from eventstore.codec import Json, Recorded
     from eventstore.log import Writing
@@ -66,7 +65,7 @@ class Runs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,7 +99,13 @@ class Runs:
             input: any JSON.
             run_id: its name, and that of its stream; made up unless given, from the key if there is one.
             key: submitting again with the same key and content gives the run that stands.
-            agent, spec_hash, job_id, parent_id, continues, labels, config: kept with it, and told by its row.
+            agent: who performs it; kept with it and told by its row, as are the next six.
+            spec_hash: of the agent's definition.
+            job_id: the job it is part of.
+            parent_id: the run that waits for it.
+            continues: the run and version that it goes on from.
+            labels: names and values of the caller's own.
+            config: its settings, any JSON.
             priority: higher goes first.
             not_before: nobody takes it up earlier; aware.
             max_queued: refuse when so many runs of this workflow wait already.
@@ -115,7 +120,8 @@ class Runs:
             InvalidPayload, InvalidArgument: nothing was written.
         """
         if run_id is None:
-            run_id = f"run-{self._system.new_id()[:16] if key is None else hashlib.sha256(key.encode()).hexdigest()[:16]}"
+            made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
+            run_id = f"run-{made_up[:16]}"
         event = RunQueued(
             workflow=workflow,
             input=input,
@@ -160,7 +166,8 @@ class Runs:
         """Decide a question.
 
         Args:
-            run_id, call_id: which.
+            run_id: whose question.
+            call_id: of the call that was asked about.
             decision: "approved" or "denied".
             by: who decides.
             comment: for people.

@@ -118,8 +118,8 @@ def _condition(item: Filter) -> tuple[str, list[Any]]:
         return " AND ".join(part for part, _ in given) or "1", [value for _, value in given]
     present = [value for value in item.values if value is not None]
     parts = [f"{name} IS NULL"] if len(present) < len(item.values) else []
-    for start in range(0, len(present), _MANY):
-        parts.append(f"{name} IN ({', '.join('?' * len(present[start : start + _MANY]))})")
+    chunks = [present[start : start + _MANY] for start in range(0, len(present), _MANY)]
+    parts += [f"{name} IN ({', '.join('?' * len(chunk))})" for chunk in chunks]
     return f"({' OR '.join(parts)})" if parts else "0", present
 
 

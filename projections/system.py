@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Identity:
 
 
 def start_of(pid: int) -> int | None:
-    """When the process of this pid, in our own namespace, started; None if there is none. (Linux: clock ticks.)"""
+    """When the process of this pid, in our own namespace, started (Linux: clock ticks); None if there is none."""
     try:
         # The second field is the command's name in parentheses, and may itself hold spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -44,7 +44,7 @@ def this_process() -> Identity:
     """Who we are. Where the system tells no boot or namespace, both are empty, and only beats tell the dead."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         boot = namespace = ""
     return Identity(boot, namespace, os.getpid(), start_of(os.getpid()) or 0)

@@ -6,14 +6,14 @@ The phase is the one that the machine's table leads to, so row and state cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable  # noqa: TC003 - attrs resolves annotations at run time
-from datetime import datetime  # noqa: TC003 - attrs resolves annotations at run time
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from attrs import evolve as changed
 from attrs import field, frozen
 
-from eventstore.codec import Json  # noqa: TC001 - attrs resolves annotations at run time
+from eventstore.codec import Json
 from eventstore.workflow import (
     TRANSITIONS,
     ConfirmationExpired,

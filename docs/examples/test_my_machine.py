@@ -8,11 +8,11 @@ from my_machine import ORDER, OrderCancelled, OrderPaid, OrderPlaced, OrderShipp
 import projections
 from eventstore.testing import histories
 
-EVENTS = {
-    OrderPlaced: lambda order: st.builds(OrderPlaced, item=st.sampled_from(["tea", "rice"]), quantity=st.integers(1, 9)),
-    OrderPaid: lambda order: st.builds(OrderPaid, amount=st.floats(0, 100)),
-    OrderShipped: lambda order: st.just(OrderShipped()),
-    OrderCancelled: lambda order: st.just(OrderCancelled(reason="changed my mind")),
+EVENTS = {  # what may happen to an order as it stands
+    OrderPlaced: lambda _order: st.builds(OrderPlaced, st.sampled_from(["tea", "rice"]), st.integers(1, 9)),
+    OrderPaid: lambda _order: st.builds(OrderPaid, amount=st.floats(0, 100)),
+    OrderShipped: lambda _order: st.just(OrderShipped()),
+    OrderCancelled: lambda _order: st.just(OrderCancelled(reason="changed my mind")),
 }
 
 
