@@ -323,6 +323,8 @@ class SQLiteLog:
         """See `log.Log`."""
         if self._writing_thread == threading.get_ident():
             raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
+        if self.read_only:  # SQLite itself would say so at the first INSERT only
+            raise CannotOpen(self.url, "it may not be written: it was opened read-only; connect without read_only")
         with self._write:
             if self._closed:
                 raise StoreClosed

@@ -1,7 +1,20 @@
 """The SQLite log keeps the contract, and what only a file can promise."""
 
-from eventstore.sqlite import SQLiteLog
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, NewerDatabase, StoreClosed
+from eventstore.notes import LogRecorded
+from eventstore.sqlite import APPLICATION_ID, SQLiteLog, sqlite3
+from eventstore.store import EventStore
 from eventstore.testing import LogContract
+
+ROOT = Path(__file__).parent.parent
+LINE = LogRecorded("test", "line")
 
 
 class TestSQLiteLog(LogContract):
@@ -10,3 +23,297 @@ class TestSQLiteLog(LogContract):
 
     def reopen(self, log):
         return SQLiteLog(log.url)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def log(path):
+    log = SQLiteLog(path)
+    EventStore(log, []).append("s", LINE, LINE)
+    yield log
+    log.close()
+
+
+def entries(log):
+    with log.reading() as view:
+        return list(view.read_all(after=0, limit=10_000))
+
+
+def pragma(log, name):
+    with log.reading() as view:
+        return view.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def change(path, *statements):
+    """Change a database that no log has open, as another program would."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+# --- append-only by force -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET data = '{}' WHERE position = 1",
+        "UPDATE OR REPLACE events SET position = 2 WHERE position = 1",
+        "DELETE FROM events",
+        "DELETE FROM events WHERE position = 2",
+        "INSERT OR REPLACE INTO events SELECT * FROM events WHERE position = 1",
+        "REPLACE INTO events(position, stream, version, type, recorded_at, hash, data) "
+        "VALUES (9, 's', 1, 'T', 0, x'00', '{}')",
+        "INSERT INTO events SELECT * FROM events WHERE position = 1",
+        "INSERT INTO events(position, stream, version, type, recorded_at, hash, data) "
+        "VALUES (3, 's', 2, 'T', 0, x'00', '{}')",
+    ],
+)
+def test_what_stands_cannot_be_changed_or_taken_away(log, statement):
+    before = entries(log)
+
+    with pytest.raises(sqlite3.IntegrityError) as caught:
+        log.write(lambda transaction: transaction.execute(statement))
+
+    assert log.url in caught.value.__notes__[0]
+    assert entries(log) == before
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_ours_by_its_application_id_in_wal_and_synced_at_each_commit(log):
+    assert pragma(log, "application_id") == APPLICATION_ID
+    assert pragma(log, "user_version") == 1
+    assert pragma(log, "journal_mode") == "wal"
+    assert pragma(log, "synchronous") == 2
+    assert pragma(log, "trusted_schema") == 0
+    assert pragma(log, "recursive_triggers") == 1
+
+
+def test_less_syncing_must_be_asked_for_by_name(path):
+    with pytest.raises(InvalidArgument):
+        SQLiteLog(path, synchronous="OFF")
+    assert not path.exists()
+
+    log = SQLiteLog(path, synchronous="NORMAL")
+    assert pragma(log, "synchronous") == 1
+    log.close()
+
+
+def test_the_payload_is_readable_with_any_sqlite_tool(log, path):
+    EventStore(log, []).append("s", LogRecorded("a", "b", payload={"é": [1, None]}), meta={"by": "me"})
+    log.close()
+
+    connection = sqlite3.connect(path)
+    row = connection.execute(
+        "SELECT data ->> '$.payload.é[0]', meta ->> 'by', typeof(data) FROM events WHERE position = 3"
+    ).fetchone()
+    connection.close()
+
+    assert row == (1, "me", "text")
+
+
+def test_a_file_name_may_hold_what_a_uri_would_read_otherwise(tmp_path):
+    path = tmp_path / "a b?mode=ro#x%41é.db"
+
+    SQLiteLog(path).close()
+
+    assert path.exists()
+
+
+def test_a_missing_folder_is_refused_and_not_made(tmp_path):
+    with pytest.raises(CannotOpen, match="does not exist"):
+        SQLiteLog(tmp_path / "missing" / "agent.db")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_refused_where_none_is_to_be_made(tmp_path, path):
+    for options in ({"create": False}, {"read_only": True}):
+        with pytest.raises(CannotOpen):
+            SQLiteLog(path, **options)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_log(tmp_path):
+    with pytest.raises(CannotOpen):
+        SQLiteLog(tmp_path)
+
+
+def refused_untouched(path, error):
+    before = path.read_bytes()
+    for options in ({}, {"create": False}, {"read_only": True}):
+        with pytest.raises(error) as caught:
+            SQLiteLog(path, **options)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    return caught.value
+
+
+def test_a_text_file_is_refused_and_untouched(path):
+    path.write_text("this is not a database, and long enough to have a header\n" * 20)
+
+    assert "not a SQLite database" in str(refused_untouched(path, CannotOpen))
+
+
+def test_another_programs_database_is_refused_and_untouched(path):
+    change(path, "CREATE TABLE customers(name TEXT)")
+
+    assert "another program" in str(refused_untouched(path, CannotOpen))
+
+
+def test_another_programs_empty_but_numbered_database_is_refused_and_untouched(path):
+    change(path, "PRAGMA user_version = 7")
+
+    refused_untouched(path, CannotOpen)
+
+
+def test_a_database_of_a_newer_release_is_refused_and_untouched(log, path):
+    log.close()
+    change(path, "PRAGMA user_version = 99", "PRAGMA journal_mode = DELETE")
+
+    error = refused_untouched(path, NewerDatabase)
+
+    assert (error.found, error.known) == (99, 1)
+
+
+# --- read-only ------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_only_handle_reads_what_others_write_and_writes_nothing(log, path):
+    reader = SQLiteLog(path, read_only=True)
+    EventStore(log, []).append("s", LINE)
+
+    assert entries(reader) == entries(log)
+    before = entries(log)
+    with pytest.raises(CannotOpen, match="may not be written"):
+        EventStore(reader, []).append("s", LINE)
+    assert entries(log) == before
+    reader.close()
+
+
+def test_a_read_only_handle_does_not_migrate(path):
+    path.touch()
+
+    with pytest.raises(CannotOpen, match="open it once for writing"):
+        SQLiteLog(path, read_only=True)
+
+    assert path.read_bytes() == b""
+
+
+# --- locks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_another_holds_for_too_long_is_busy_and_nothing_is_written(log, path):
+    impatient = SQLiteLog(path, busy_timeout=0.01)
+    before = entries(log)
+
+    def job(_transaction):
+        with pytest.raises(DatabaseBusy) as caught:
+            EventStore(impatient, []).append("s", LINE)
+        assert (caught.value.url, caught.value.seconds) == (str(path), 0.01)
+
+    log.write(job)
+    assert entries(log) == before
+    EventStore(impatient, []).append("s", LINE)
+    assert len(entries(log)) == 3
+    impatient.close()
+
+
+def test_a_new_file_that_another_holds_for_too_long_is_busy(path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(DatabaseBusy):
+        SQLiteLog(path, busy_timeout=0.01)
+
+    other.execute("ROLLBACK")
+    other.close()
+    SQLiteLog(path).close()
+
+
+def test_a_reader_waits_for_no_writer(log, path):
+    other = SQLiteLog(path, busy_timeout=0.01)
+
+    def job(_transaction):
+        return len(entries(other))
+
+    assert log.write(job) == 2
+    other.close()
+
+
+def test_a_view_that_outlives_its_log_is_released_with_it(log):
+    with log.reading() as view:
+        log.close()
+        assert view.head().position == 2
+
+    with pytest.raises(StoreClosed):
+        entries(log)
+    assert log._idle == []
+
+
+# --- many processes -------------------------------------------------------------------------------------------------
+
+
+def processes(count, script, *arguments):
+    """Run a script in so many processes at once, each waiting for all to stand ready; what they print."""
+    program = f"import sys; number, *arguments = sys.argv[1:]; print('ready', flush=True); sys.stdin.readline(); {script}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(number), *map(str, arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate() for process in running]
+    assert [error for _, error in answers] == [""] * count
+    assert [process.returncode for process in running] == [0] * count
+    return [answer for answer, _ in answers]
+
+
+def test_eight_processes_may_open_a_new_file_at_once(path):
+    script = "from eventstore.sqlite import SQLiteLog; log = SQLiteLog(arguments[0]); print(log.id); log.close()"
+
+    ids = processes(8, script, path)
+
+    assert len(set(ids)) == 1
+    log = SQLiteLog(path)
+    assert log.id == ids[0].strip()
+    assert entries(log) == []
+    log.close()
+
+
+APPEND = """
+from eventstore import LogRecorded, connect
+with connect(arguments[0]) as store:
+    for count in range(500):
+        store.append(f's{int(number) % 4}', LogRecorded('process', number, payload=count), key=f'{number}-{count}')
+"""
+
+
+def test_eight_processes_append_five_hundred_each_and_all_of_them_stand(path):
+    processes(8, f"exec({APPEND!r})", path)
+
+    log = SQLiteLog(path)
+    store = EventStore(log, [])
+    recorded = list(store.read_all())
+    assert [item.position for item in recorded] == list(range(1, 4001))
+    for stream in ("s0", "s1", "s2", "s3"):
+        assert [item.version for item in store.read(stream)] == list(range(1, 1001))
+    for number in range(8):
+        mine = [item.event.payload for item in recorded if item.event.kind == str(number)]
+        assert mine == list(range(500))
+    log.close()
