@@ -408,7 +408,8 @@ def to_iso(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and a Z: one width, so that text order is time order."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone; use datetime.now(UTC)")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime: its %Y has no leading zeros before the year 1000.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_iso(text: str) -> datetime:
@@ -423,7 +424,10 @@ def from_iso(text: str) -> datetime:
         raise ValueError(f"{text!r} must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} must be a time with a zone; end it with Z or an offset")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} must be a time between the years 1 and 9999 in UTC") from None
 
 
 def _strict(kind: type) -> Callable[[Json, Any], Json]:

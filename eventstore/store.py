@@ -248,7 +248,7 @@ class EventStore:
         entries = list(reading.read(stream, after=first.version - 1, limit=len(drafts) + 1))
         longer = entries[len(drafts) :]
         same = len(entries) >= len(drafts) and all(
-            entry.key == draft.key and entry.type == draft.type and _same_json(entry.data, draft.data)
+            entry.key == draft.key and entry.type == draft.type and same_json(entry.data, draft.data)
             for entry, draft in zip(entries, drafts, strict=False)
         )
         if not same or (longer and longer[0].key == _batch_key(key, len(drafts) + 1)):
@@ -579,7 +579,8 @@ def _microseconds(name: str, moment: datetime) -> int:
         raise InvalidArgument(name, moment, str(error)) from None
 
 
-def _same_json(one: str, other: str) -> bool:
+def same_json(one: str, other: str) -> bool:
+    """Whether two JSON texts hold the same value, whatever their spelling."""
     import orjson  # noqa: PLC0415 - only where the texts differ
 
     return one == other or canonical(orjson.loads(one)) == canonical(orjson.loads(other))
