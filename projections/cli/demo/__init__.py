@@ -92,7 +92,8 @@ def _print(outcome: Outcome, runs: int) -> None:
         table.add_row(run.run_id, run.phase, *map(str, numbers))
     console.print(table)
     facts = (
-        (f"{outcome.acknowledged:,} of {outcome.lines:,}", "lines acknowledged by a worker, each once in the log"),
+        (f"{outcome.lines:,}", "lines performed, each once in the log"),
+        (f"{outcome.acknowledged:,}", "of them acknowledged before a kill could swallow the word"),
         (f"{outcome.kills:,}", "times killed with SIGKILL, and started again"),
         (f"{outcome.resumed:,}", "runs found without a living worker, and gone on with"),
         (f"{outcome.zombies_refused:,}", "writes of an attempt that was over, refused"),

@@ -231,9 +231,6 @@ class Supervisor:
         outcome = self.outcome
         for trace in self._traces.values():
             self._examine_run(runs, trace)
-        missing = {(trace.run_id, n) for trace in self._traces.values() for n, _ in trace.lines} - self._ledger
-        if missing and not outcome.wrong:
-            outcome.wrong.append(f"{len(missing)} lines were never acknowledged, the first of {min(missing)[0]}")
         outcome.entries = runs.store.head().position
         try:
             for report in (runs.check(), runs.rebuild(), runs.check()):
