@@ -1,0 +1,78 @@
+"""The shape of the house: who may import whom, what is exported, how long a file may be."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eventstore
+import projections
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("eventstore/**/*.py"), *ROOT.glob("projections/**/*.py")])
+
+LONGER = {
+    "eventstore/workflow.py": "everything about the run machine is in one file, read from top to bottom",
+    "eventstore/store.py": "the gate and its readers; to be parted when group commit comes",
+}
+
+
+def test_every_arrow_points_the_way_the_design_draws_it():
+    lint = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run(
+        [lint, "--no-cache"], cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_faces_hold_these_names_and_no_more():
+    assert sorted(eventstore.__all__) == [
+        "Cursor", "EventStore", "EventStoreError", "Json", "LogRecorded", "Machine", "MetaSet", "RUN", "Recorded",
+        "Refused", "Stream", "Upcaster", "connect",
+    ]  # fmt: skip
+    assert sorted(projections.__all__) == [
+        "Answer", "App", "Attempt", "Projection", "Range", "Recovery", "Report", "Runs", "System", "View", "Worker",
+        "connect", "stop_on_sigterm",
+    ]  # fmt: skip
+    for face in (eventstore, projections):
+        assert all(hasattr(face, name) for name in face.__all__)
+
+
+@pytest.mark.parametrize("face", ["eventstore", "projections"])
+def test_a_face_holds_imports_and_all_only(face):
+    tree = ast.parse((ROOT / face / "__init__.py").read_text())
+
+    kinds = {type(node) for node in tree.body}
+    assert kinds <= {ast.Expr, ast.ImportFrom, ast.Import, ast.Assign}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_one_room_and_opens_with_what_it_is_for(path):
+    text = path.read_text()
+    name = str(path.relative_to(ROOT))
+
+    assert len(text.splitlines()) <= 500 or name in LONGER
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_function_fits_a_screen(path):
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+    long = [node.name for node in functions if (node.end_lineno or 0) - node.lineno > 70]
+    assert long == []
+
+
+def test_no_feature_needs_a_clock_of_its_own():
+    """Clocks are arguments of the shells: nothing calls datetime.now or utcnow."""
+    callers = [path for path in SOURCES if "datetime.now(" in path.read_text() or ".utcnow(" in path.read_text()]
+
+    assert [path for path in callers if 'use datetime.now(UTC)"' not in path.read_text()] == []
