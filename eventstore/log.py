@@ -52,6 +52,15 @@ class Head(Cursor):
     recorded_at: int
 
 
+@frozen
+class Census:
+    """What a log holds, counted."""
+
+    streams: int
+    types: tuple[tuple[str, int, int], ...]
+    """Stored type, entries of it, bytes of their payloads; the most frequent first."""
+
+
 class Reading(Protocol):
     """One consistent view of the log."""
 
@@ -72,6 +81,9 @@ class Reading(Protocol):
 
     def hash_at(self, position: int) -> bytes | None:
         """The hash of the entry at this position; that of position 0 follows from the log's id."""
+
+    def census(self) -> Census:
+        """Count everything; it costs a scan."""
 
 
 class Writing(Reading, Protocol):

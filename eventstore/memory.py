@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
 from eventstore.errors import StoreClosed
-from eventstore.log import PAGE_BYTES, Entry, Head, genesis
+from eventstore.log import PAGE_BYTES, Census, Entry, Head, genesis
 
 T = TypeVar("T")
 
@@ -70,6 +71,16 @@ class MemoryTransaction:
             return self._genesis
         entry = self.root.entries.get(position)
         return entry.hash if entry else None
+
+    def census(self) -> Census:
+        """See `log.Reading`."""
+        entries: Counter[str] = Counter()
+        payload: Counter[str] = Counter()
+        for entry in self.root.entries.values():
+            entries[entry.type] += 1
+            payload[entry.type] += len(entry.data.encode())
+        types = sorted(entries, key=lambda name: (-entries[name], name))
+        return Census(len(self.root.versions), tuple((name, entries[name], payload[name]) for name in types))
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
+from attrs import frozen
+
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, NewerDatabase, StoreClosed
-from eventstore.log import PAGE_BYTES, Entry, Head, genesis
+from eventstore.log import PAGE_BYTES, Census, Entry, Head, genesis
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,6 +42,7 @@ SQLITE_VERSION: tuple[int, ...] = sqlite3.sqlite_version_info
 DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
+_FACTS = ("journal_mode", "application_id", "user_version")
 _POLL = 0.02
 """Seconds between two looks for what other processes wrote."""
 
@@ -70,6 +73,20 @@ def _apply_schema(database: sqlite_utils.Database) -> None:
 
 _MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_apply_schema,)
 """Each brings the schema one number up; a released one never changes."""
+
+
+@frozen
+class Facts:
+    """What a database and its driver are, for a doctor to judge."""
+
+    sqlite: tuple[int, ...]
+    driver: str
+    journal_mode: str
+    application_id: int
+    schema: int
+    known_schema: int
+    bytes: int
+    """Of the database and its WAL."""
 
 
 class SQLiteTransaction:
@@ -124,6 +141,16 @@ class SQLiteTransaction:
             return self._genesis
         row = self.execute("SELECT hash FROM events WHERE position = ?", (position,)).fetchone()
         return None if row is None else row[0]
+
+    def census(self) -> Census:
+        """See `log.Reading`."""
+        # octet_length reads the row's header only; the cast before it reads every overflow page.
+        size = "octet_length(data)" if SQLITE_VERSION >= (3, 43) else "length(CAST(data AS BLOB))"
+        types = self.execute(
+            f"SELECT type, count(*) AS n, sum({size}) FROM events GROUP BY type ORDER BY n DESC, type"  # noqa: S608
+        ).fetchall()
+        streams = self.execute("SELECT count(DISTINCT stream) FROM events").fetchone()[0]
+        return Census(streams, tuple(types))
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
@@ -316,6 +343,14 @@ class SQLiteLog:
             with self._grown:
                 self._grown.wait(min(left, _POLL))
         return False
+
+    def facts(self) -> Facts:
+        """What the database and its driver are."""
+        with self.reading() as view:
+            mode, application, schema = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in _FACTS)
+        files = (Path(f"{self.url}{suffix}") for suffix in ("", "-wal"))
+        size = sum(file.stat().st_size for file in files if file.exists())
+        return Facts(SQLITE_VERSION, DRIVER, mode, application, schema, len(_MIGRATIONS), size)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,19 @@ class CursorRow:
     halted_reason: str | None = None
 
 
+@frozen
+class Standing:
+    """How a projection stands to the log."""
+
+    name: str
+    version: int
+    position: int
+    behind: int
+    """Entries that it has not seen; a view catches up before it answers."""
+    trouble: str | None
+    """Why it cannot answer, if so."""
+
+
 CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
 
 
@@ -181,6 +194,23 @@ class Projector:
         values = self.tables.get(transaction, CURSORS, (name,))
         return None if values is None else CURSORS.decode(values)
 
+    def standings(self) -> list[Standing]:
+        """How each projection stands to the log."""
+        found = []
+        with self.log.reading() as reading:
+            head = reading.head().position
+            for projection in self.projections.values():
+                cursor = self.cursor(reading, projection.name)
+                trouble = self._lost(projection) if cursor is None else self.trouble(reading, projection, cursor)
+                position = 0 if cursor is None else cursor.position
+                words = None if trouble is None else str(trouble)
+                found.append(Standing(projection.name, projection.version, position, head - position, words))
+        return found
+
+    @staticmethod
+    def _lost(projection: Projection[Any]) -> StaleProjection:
+        return StaleProjection(projection.name, "has no cursor, so nobody knows what its rows hold")
+
     def move(self, transaction: Any, *cursors: CursorRow) -> None:
         """Put cursors where they say."""
         self.tables.put(transaction, CURSORS, [CURSORS.encode(cursor) for cursor in cursors])
@@ -268,7 +298,7 @@ class Projector:
         """Fold all that is missing within this transaction; or say why the table cannot be brought up."""
         cursor = self.cursor(transaction, projection.name)
         if cursor is None:
-            return str(StaleProjection(projection.name, "has no cursor, so nobody knows what its rows hold"))
+            return str(self._lost(projection))
         while (trouble := self.trouble(transaction, projection, cursor)) is None:
             if cursor.position == transaction.head().position:
                 return None
@@ -300,7 +330,7 @@ class Projector:
             with self.log.reading() as reading:
                 cursor = self.cursor(reading, projection.name)
                 if cursor is None:
-                    raise StaleProjection(projection.name, "has no cursor, so nobody knows what its rows hold")
+                    raise self._lost(projection)
                 if (trouble := self.trouble(reading, projection, cursor)) is not None:
                     raise trouble
                 needed = reading.head().position if needed is None else needed
@@ -316,6 +346,8 @@ class Projector:
             return StaleProjection(projection.name, "was built by another version of the program")
         if cursor.halted_at is not None:
             return ProjectionHalted(projection.name, cursor.halted_at, cursor.halted_reason or "")
+        if not self.tables.exists(reading, self.table(projection)):
+            return StaleProjection(projection.name, "has no table")
         if not self._true(reading, cursor):
             return StaleProjection(projection.name, "was built from another log, or from one that was rolled back")
         return None

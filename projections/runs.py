@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from eventstore.store import EventStore, Stream
     from projections.leases import Presence
     from projections.projection import Projection
-    from projections.projector import Projector
+    from projections.projector import Projector, Standing
     from projections.system import System
+    from projections.workflow_runs import RunRow
 
 R = TypeVar("R")
 
@@ -277,6 +278,12 @@ class Runs:
     def _event(self, run_id: str, version: int) -> Recorded:
         return next(self.store.read(run_id, after=version - 1, limit=1))
 
+    def lost(self) -> list[RunRow]:
+        """The runs whose worker is dead: recovery ends them, or leaves them to the next worker's `claim`."""
+        started = self.workflow_runs.where(phase=Phase.STARTED, order="position")
+        dead = self._presence.dead({row.worker for row in started})
+        return [row for row in started if row.worker in dead]
+
     # --- tables -------------------------------------------------------------------------------------------------
 
     def rebuild(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
@@ -286,6 +293,10 @@ class Runs:
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Prove the tables against the log; see `rebuilding.Rebuilder.check`."""
         return self._rebuilder.check(*names, skip_invalid=skip_invalid, progress=progress)
+
+    def standings(self) -> list[Standing]:
+        """How each projection stands to the log: how far it is, and why it cannot answer if so."""
+        return self._projector.standings()
 
     @property
     def projections(self) -> tuple[Projection[Any], ...]:
