@@ -52,16 +52,22 @@ class Column:
             except ValueError:
                 raise InvalidArgument(self.name, value, f"must be one of {', '.join(self.enum)}") from None
         if self.kind == "time" and isinstance(value, datetime):
+            if value.tzinfo is None:
+                raise InvalidArgument(self.name, value, "must be a datetime with a time zone")
             return to_microseconds(value)
         if self.kind == "boolean" and isinstance(value, bool):
             return int(value)
         if self.kind == "real" and isinstance(value, int | float) and not isinstance(value, bool):
+            if value != value:  # noqa: PLR0124 - NaN has no order, and SQLite keeps it as NULL
+                raise InvalidArgument(self.name, value, "must be a number; write None")
             return float(value)
         wanted = {"text": str, "integer": int}.get(self.kind)
         if wanted is None or not isinstance(value, wanted) or isinstance(value, bool):
             raise InvalidArgument(self.name, value, f"must be {_ARTICLES[self.kind]}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidArgument(self.name, value, "must fit into 64 bits")
+        if isinstance(value, str) and not _is_text(value):
+            raise InvalidArgument(self.name, value, "holds a lone surrogate, which is not text")
         return value
 
     def decode(self, value: Any) -> Any:
@@ -134,8 +140,16 @@ class Table(Generic[R]):
         return tuple(values[self.column(name)[0]] for name in self.key)
 
     def encode_key(self, key: Sequence[Any]) -> Values:
-        """The encoded key, or the beginning of one."""
-        return tuple(self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False))
+        """The encoded key, or the beginning of one.
+
+        Raises:
+            InvalidArgument: a value of another type, or None: no part of a key may be absent.
+        """
+        encoded = tuple(self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False))
+        for name, value in zip(self.key, encoded, strict=False):
+            if value is None:
+                raise InvalidArgument(name, None, f"is part of the key of {self.name} and must not be absent")
+        return encoded
 
 
 @frozen
@@ -250,6 +264,16 @@ class Tables(Protocol):
 
     def count(self, transaction: Any, table: Table[Any], wanted: Query) -> int:
         """How many rows the filters of a query leave."""
+
+
+def _is_text(value: str) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

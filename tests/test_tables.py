@@ -1,0 +1,108 @@
+"""Both table backends keep the contract, and a row class says what its columns take."""
+
+from datetime import UTC, datetime
+
+import pytest
+from attrs import frozen
+
+from eventstore.errors import InvalidArgument
+from eventstore.memory import MemoryLog
+from eventstore.sqlite import SQLiteLog
+from projections.memory import MemoryTables
+from projections.sqlite import SQLiteTables
+from projections.tables import Range, Table, query
+from projections.testing import TablesContract
+from projections.testing.tables import THINGS, Colour, Thing
+
+
+class TestMemoryTables(TablesContract):
+    def open_log(self, folder):
+        return MemoryLog()
+
+    def open_tables(self, log):
+        return MemoryTables()
+
+
+class TestSQLiteTables(TablesContract):
+    def open_log(self, folder):
+        return SQLiteLog(folder / "agent.db", synchronous="NORMAL")
+
+    def open_tables(self, log):
+        return SQLiteTables()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shelf", None),
+        ("shelf", 1),
+        ("shelf", "\ud800"),
+        ("number", True),
+        ("number", 2**63),
+        ("number", 1.0),
+        ("name", b"x"),
+        ("weight", "1"),
+        ("weight", float("nan")),
+        ("sold", 1),
+        ("seen_at", "2026-01-01"),
+        ("colour", "blue"),
+        ("notes", {1: 2}),
+        ("notes", {"x": float("nan")}),
+    ],
+)
+def test_a_value_that_a_column_cannot_hold_is_refused_with_its_name(name, value):
+    _, column = THINGS.column(name)
+
+    with pytest.raises(Exception, match=name):
+        column.encode(value)
+
+
+def test_a_time_without_a_zone_is_refused():
+    with pytest.raises((InvalidArgument, ValueError), match="zone"):
+        THINGS.encode(Thing("a", 1, seen_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"filters": {"colour_of_money": 1}},
+        {"filters": {"notes": {}}},
+        {"filters": {"size": "1"}},
+        {"filters": {"colour": "blue"}},
+        {"filters": {"size": Range("1", 2)}},
+        {"filters": {}, "order": "notes"},
+        {"filters": {}, "order": "nothing"},
+        {"filters": {}, "order": "size; DROP TABLE things"},
+        {"filters": {}, "limit": -1},
+        {"filters": {}, "limit": "1; DROP TABLE things"},
+        {"filters": {}, "limit": True},
+        {"filters": {}, "after": ("a", 1)},
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused_before_any_backend_sees_it(asked):
+    with pytest.raises(InvalidArgument):
+        query(THINGS, **asked)
+
+
+def test_a_key_has_no_absent_part():
+    @frozen
+    class Row:
+        name: str | None
+
+    with pytest.raises(InvalidArgument, match="name"):
+        Table.of("rows", Row, ("name",)).encode_key((None,))
+
+
+def test_enum_members_and_their_values_are_the_same_value():
+    _, column = THINGS.column("colour")
+
+    assert column.encode(Colour.RED) == column.encode("red") == "red"
+    assert column.decode("red") is Colour.RED
+
+
+def test_times_come_back_in_utc():
+    _, column = THINGS.column("seen_at")
+    moment = datetime.fromisoformat("2026-01-01T01:00:00+01:00")
+
+    assert column.decode(column.encode(moment)) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert column.decode(column.encode(moment)).tzinfo is UTC
