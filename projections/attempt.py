@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Literal, Self
 from attrs import frozen
 
 from eventstore.codec import Json, digest
-from eventstore.errors import DigestMismatch, Fenced, IllegalTransition, Unreturned, Waiting
+from eventstore.errors import (
+    DigestMismatch,
+    Fenced,
+    IllegalTransition,
+    NotApproved,
+    QuestionOpen,
+    Unreturned,
+    Waiting,
+)
 from eventstore.workflow import (
     CheckpointSaved,
     ConfirmationRequested,
@@ -176,8 +184,10 @@ class Attempt:
         state = self._stream.refresh().state
         call = state.calls.get(call_id)
         if call is not None:
-            if call.digest != (wanted := digest(tool, input)):
-                raise DigestMismatch(self.run_id, call_id, call.digest, wanted)
+            # A decision may have edited the input since the call was opened; it is then bound to that.
+            bound = (state.questions.get(call_id) or call).digest
+            if bound != (wanted := digest(tool, input)):
+                raise DigestMismatch(self.run_id, call_id, bound, wanted)
             if call.returned is not None:
                 (returned,) = self._stream.read(after=call.returned - 1, limit=1)
                 return returned.event.output
@@ -185,8 +195,20 @@ class Attempt:
                 raise Unreturned(self.run_id, call_id, call.attempt)
         if call is None or call.attempt != self.number:
             self.append(ToolCalled(call_id, tool, input))
+        else:
+            self._may_repeat(state, call_id)
         (returned,) = self.append(ToolReturned(call_id, do(input)))
         return returned.event.output
+
+    def _may_repeat(self, state: RunState, call_id: str) -> None:
+        """A call that this very attempt opened is not opened again; what the gate would say is said here."""
+        if state.phase is not Phase.STARTED or state.attempt != self.number:
+            raise Fenced(self.run_id, "ToolCalled", self.number, state.attempt, str(state.phase))
+        question = state.questions.get(call_id)
+        if question is not None and question.decision is None:
+            raise QuestionOpen(self.run_id, "ToolCalled", (call_id,))
+        if question is not None and question.decision != "approved":
+            raise NotApproved(self.run_id, call_id, question.decision or "")
 
     def ask(
         self,

@@ -233,19 +233,17 @@ class Worker:
 
     def _worth_a_look(self, row: RunRow) -> bool:
         """Runs that wait for an operator change without their row changing; look only at what grew since."""
-        if row.waiting_for != "operator" or row.interrupt_requested:
+        if row.waiting_for != "operator" or row.interrupt_requested or row.waiting_until is not None:
             return True
         with self._store.reading() as reading:
-            version = reading.version(row.run_id)
-        if self._looked_at.get(row.run_id) == version:
-            return False
-        self._looked_at[row.run_id] = version
-        return True
+            return reading.version(row.run_id) != self._looked_at.get(row.run_id)
 
     def _take(self, run_id: str) -> Attempt | None:
         stream = self._stream(run_id)
         state = stream.state
         events = take(state, self.id, self._system.now(), dead=self._lost(state), max_crashes=self._max_crashes)
+        if not events and state.waiting_for == "operator":
+            self._looked_at[run_id] = stream.version
         if not events or not self._settled(stream, events) or not isinstance(events[-1], RunStarted | RunResumed):
             return None
         with self._counting:

@@ -103,9 +103,16 @@ class Presence:
         """Take away the rows of the dead, which no run needs: without a row they are as dead."""
         rows = self._rows()
         me = self._system.identity()
-        gone = [(worker,) for worker, row in rows.items() if self._is_dead(row, me)]
+        gone = [row for row in rows.values() if self._is_dead(row, me)]
+
+        def job(transaction: Writing) -> None:
+            # Whoever was silent for a term and beat since the look lives after all.
+            found = ((row, self._tables.get(transaction, WORKERS, (row.worker,))) for row in gone)
+            still = [(row.worker,) for row, values in found if values is not None and WORKERS.decode(values) == row]
+            self._tables.delete(transaction, WORKERS, still)
+
         if gone:
-            self._log.write(lambda transaction: self._tables.delete(transaction, WORKERS, gone))
+            self._log.write(job)
 
     def _rows(self) -> dict[str, WorkerRow]:
         with self._log.reading() as reading:

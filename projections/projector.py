@@ -183,13 +183,15 @@ class Projector:
     # --- cursors ------------------------------------------------------------------------------------------------
 
     def cursors(self, transaction: Any) -> dict[str, CursorRow]:
-        """Every cursor by the name of its projection, shadows' too."""
+        """Every cursor by the name of its projection, shadows' too; none where somebody dropped the table."""
+        if not self.tables.exists(transaction, CURSORS):
+            return {}
         rows = (CURSORS.decode(values) for values in self.tables.select(transaction, CURSORS, Query()))
         return {row.name: row for row in rows}
 
     def cursor(self, transaction: Any, name: str) -> CursorRow | None:
         """One projection's cursor."""
-        if self.read_only and not self.tables.exists(transaction, CURSORS):
+        if not self.tables.exists(transaction, CURSORS):
             return None
         values = self.tables.get(transaction, CURSORS, (name,))
         return None if values is None else CURSORS.decode(values)
@@ -350,6 +352,8 @@ class Projector:
             return StaleProjection(projection.name, "has no table")
         if not self._true(reading, cursor):
             return StaleProjection(projection.name, "was built from another log, or from one that was rolled back")
+        if not self.tables.exists(reading, self.table(projection)):
+            return StaleProjection(projection.name, "has no table any more")
         return None
 
     @staticmethod

@@ -231,18 +231,22 @@ class Rebuilder:
                 more, head = self._store.write(chunk)
                 if progress is not None:
                     progress(making.position, head)
-        except RebuildSuperseded:
-            raise  # the shadows are the other's by now
         except BaseException:
             with suppress(Exception):  # the first error is the one to tell; the next rebuild sweeps up as well
-                self._store.write(lambda transaction: self._forget(transaction, making.shadows))
+                self._store.write(lambda transaction: self._forget(transaction, self._still_own(transaction, making)))
             raise
 
     def _own(self, transaction: Writing, making: _Making) -> None:
+        own = self._still_own(transaction, making)
         for shadow in making.shadows:
-            cursor = self._projector.cursor(transaction, shadow.table.name)
-            if cursor is None or cursor.fingerprint != making.token:
+            if shadow not in own:
                 raise RebuildSuperseded(shadow.projection.name)
+
+    def _still_own(self, transaction: Writing, making: _Making) -> list[_Shadow]:
+        """The shadows that no other rebuild began anew since."""
+        cursors = self._projector.cursors(transaction)
+        found = ((shadow, cursors.get(shadow.table.name)) for shadow in making.shadows)
+        return [shadow for shadow, cursor in found if cursor is not None and cursor.fingerprint == making.token]
 
     def _fold(self, transaction: Writing, making: _Making, page: list[Recorded]) -> None:
         admitted = []

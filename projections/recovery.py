@@ -31,12 +31,12 @@ Events = tuple[object, ...]
 
 def runnable(row: RunRow, now: datetime, *, open_children: int = 0) -> bool:
     """Whether a queued or paused run may be taken up: not before its time, no question open, children ended."""
+    if row.phase not in (Phase.QUEUED, Phase.PAUSED):
+        return False
+    if row.interrupt_requested:  # to end it; there is nothing to wait for
+        return True
     if row.phase is Phase.QUEUED:
         return row.not_before is None or row.not_before <= now
-    if row.phase is not Phase.PAUSED:
-        return False
-    if row.interrupt_requested:
-        return True
     if row.open_questions or (row.waiting_for == "run" and open_children):
         return False
     return row.waiting_until is None or row.waiting_until <= now
@@ -84,9 +84,9 @@ def take(state: RunState, worker: str, now: datetime, *, dead: bool, max_crashes
             if state.waiting_for == "operator" and state.unreturned:
                 return ()
             return (RunResumed(worker, reason=f"no longer waits for {state.waiting_for}"),)
+        case Phase.QUEUED if state.interrupt_requested:
+            return RunStarted(worker), RunInterrupted(reason="interrupt requested while queued")
         case Phase.QUEUED if not _too_early(state.not_before, now):
-            if state.interrupt_requested:
-                return RunStarted(worker), RunInterrupted(reason="interrupt requested while queued")
             return (RunStarted(worker),)
     return ()
 

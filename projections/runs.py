@@ -200,11 +200,16 @@ class Runs:
             RunNotFound, IllegalTransition: there is no such run, or it ended.
         """
 
-        def decide(state: RunState) -> list[object]:
-            asked = InterruptRequested(by, reason)
-            return [asked, RunInterrupted(reason=reason)] if state.phase is Phase.PAUSED else [asked]
+        def end(state: RunState) -> object:
+            paused = state.phase is Phase.PAUSED and state.interrupt_requested
+            return RunInterrupted(reason=reason) if paused else None
 
-        return self._stream(run_id).transact(decide, key=key)[0]
+        # Two appends, so that the key names the request alone, whatever phase a retry meets. Killed between them, the
+        # run is paused with the request, and the next recovery or claim ends it.
+        stream = self._stream(run_id)
+        (asked,) = stream.append(InterruptRequested(by, reason), key=key)
+        stream.transact(end)
+        return asked
 
     def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> Worker:
         """A worker of this process, seen to be alive from here on.

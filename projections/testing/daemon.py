@@ -216,7 +216,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.living) < self.processes)
     @rule(same_pid=st.booleans())
-    def a_daemon_starts(self, same_pid: bool) -> None:  # noqa: FBT001 - Hypothesis passes by name
+    def a_daemon_starts(self, same_pid: bool) -> None:
         """A new process; perhaps with the pid of one that is gone."""
         gone = [process.identity.pid for process in (*self.zombies, *self.buried)]
         free = [pid for pid in gone if pid not in self.table_of_processes]
@@ -224,7 +224,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.living)
     @rule(which=_MANY, closes=st.booleans())
-    def a_daemon_goes(self, which: int, closes: bool) -> None:  # noqa: FBT001
+    def a_daemon_goes(self, which: int, closes: bool) -> None:
         """It vanishes at rest, its handle dropped without a word; or it closes, perhaps with runs in its hands."""
         process = self._alive(which)
         if closes:
@@ -245,7 +245,7 @@ class DaemonMachine(RuleBasedStateMachine):
         after=st.booleans(),
         what=st.sampled_from(("claim", "recover", "append", "submit", "cancel", "interrupt", "expire")),
     )
-    def a_daemon_is_killed_inside(self, which: int, run: int, write: int, after: bool, what: str) -> None:  # noqa: FBT001
+    def a_daemon_is_killed_inside(self, which: int, run: int, write: int, after: bool, what: str) -> None:
         """Inside a write of whatever it is doing: before the commit or right after it."""
         process = self._alive(which)
         run_id = self._run(run).run_id if self.model.runs else "nobody"
@@ -281,7 +281,7 @@ class DaemonMachine(RuleBasedStateMachine):
         projections=st.sampled_from([True, True, False]),
     )
     def somebody_submits(
-        self, which: int, workflow: str, priority: int, minutes: int | None, parent: int | None, projections: bool  # noqa: FBT001
+        self, which: int, workflow: str, priority: int, minutes: int | None, parent: int | None, projections: bool
     ) -> None:
         """A run is queued, twice under one key, perhaps by a program that knows no projections."""
         run_id = f"run-{len(self.model.runs)}"
@@ -303,7 +303,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.runs)
     @rule(which=_MANY, run=_MANY, cancels=st.booleans())
-    def somebody_stops(self, which: int, run: int, cancels: bool) -> None:  # noqa: FBT001
+    def somebody_stops(self, which: int, run: int, cancels: bool) -> None:
         """Cancelled, it ends at once. Interrupted, it ends here only if nobody holds it. An ended one refuses."""
         target, runs = self._run(run), self._alive(which).runs
         act = runs.cancel if cancels else runs.interrupt
@@ -386,7 +386,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.living) > 1)
     @rule(first=_MANY, second=_MANY, recover=st.booleans())
-    def two_daemons_at_once(self, first: int, second: int, recover: bool) -> None:  # noqa: FBT001
+    def two_daemons_at_once(self, first: int, second: int, recover: bool) -> None:
         """The second comes between the first one's look and its write: each run is settled once, claimed by one."""
         one, other = self._alive(first), self._alive(first + 1 + second % (len(self.living) - 1))
         doomed = [run for run in self.model.lost() if self.model.ends(run)]
@@ -423,7 +423,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(process.attempts for process in self.living))
     @rule(which=_MANY, call_id=_CALL, repeat=st.booleans(), dies=st.sampled_from(["no", "no", "inside", "after"]))
-    def a_worker_calls(self, which: int, call_id: str, repeat: bool, dies: str) -> None:  # noqa: FBT001
+    def a_worker_calls(self, which: int, call_id: str, repeat: bool, dies: str) -> None:
         """An effect happens once, and only while the run is the worker's own."""
         process, attempt = self._attempt(which)
         run, holds = self.model.runs[attempt.run_id], self._holds(attempt)
@@ -467,7 +467,7 @@ class DaemonMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(process.attempts for process in self.living))
     @rule(which=_MANY, call_id=_CALL, minutes=st.sampled_from([None, 1, 30]), leaves=st.booleans())
-    def a_worker_asks(self, which: int, call_id: str, minutes: int | None, leaves: bool) -> None:  # noqa: FBT001
+    def a_worker_asks(self, which: int, call_id: str, minutes: int | None, leaves: bool) -> None:
         """Asking again is no second question; unanswered, the run is parked for a person."""
         process, attempt = self._attempt(which)
         run, holds = self.model.runs[attempt.run_id], self._holds(attempt)
@@ -621,8 +621,8 @@ class DaemonMachine(RuleBasedStateMachine):
                     fresh.runs.resolve(run.run_id, call_id, "denied", by="alice")
                 for call_id in run.unreturned if run.phase == "paused" else ():
                     fresh.runs.store.stream(run.run_id, RUN).append(ToolReturned(call_id))
-            while (attempt := fresh.worker.claim()) is not None:
-                with attempt:
+            while claimed := self._claim(fresh):
+                with claimed[0] as attempt:
                     attempt.append(RunDescribed(title="at last"), RunCompleted())
         waits_for_itself = {run.run_id for run in self.model.runs.values() if run.phase == "paused"}
         assert not {run.run_id for run in self.model.runs.values() if run.active} - waits_for_itself
