@@ -451,6 +451,35 @@ def _structure_datetime(value: Json, _type: Any) -> datetime:
     return from_iso(value)
 
 
+def _structure_uuid(value: Json, _type: Any) -> UUID:
+    try:
+        return UUID(value)
+    except (ValueError, TypeError, AttributeError):
+        raise TypeError(f"must be a UUID as text, not {_described(value)}") from None
+
+
+def _register_enums(annotation: Any, converter: cattrs.Converter) -> None:
+    # Each by itself: a StrEnum is a str too, and cattrs would ask the hook of str before one for all enums.
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        converter.register_structure_hook(annotation, _structure_enum)
+        converter.register_unstructure_hook(annotation, _enum_value)
+    for argument in get_args(annotation):
+        _register_enums(argument, converter)
+
+
+def _structure_enum(value: Json, kind: type[Enum]) -> Enum:
+    for member in kind:
+        if member.value == value and type(member.value) is type(value):
+            return member
+    raise TypeError(f"must be one of {', '.join(str(member.value) for member in kind)}")
+
+
+def _enum_value(member: Any) -> Json:
+    if not isinstance(member, Enum):
+        raise TypeError(f"must be an enum member, not {_described(member)}")
+    return member.value
+
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -469,6 +498,8 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _structure_float)
     converter.register_structure_hook(datetime, _structure_datetime)
     converter.register_unstructure_hook(datetime, to_iso)
+    converter.register_structure_hook(UUID, _structure_uuid)
+    converter.register_unstructure_hook(UUID, str)
     # An int field that holds a str must not pass; cattrs unstructures primitives by the value's own class, so
     # the structuring that follows each encoding is what notices.
     converter.register_structure_hook_factory(attrs.has, lambda kind: _structure_function(kind, converter))
@@ -476,17 +507,24 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def _json_fields(kind: type) -> list[str]:
+def _prepare(kind: type, converter: cattrs.Converter) -> None:
     attrs.resolve_types(kind)
+    for field in attrs.fields(kind):
+        _register_enums(field.type, converter)
+
+
+def _json_fields(kind: type) -> list[str]:
     return [field.name for field in attrs.fields(kind) if field.type is Any or Any in get_args(field.type)]
 
 
 def _structure_function(kind: type, converter: cattrs.Converter) -> Callable[[Json, Any], Any]:
+    _prepare(kind, converter)
     hooks = {name: override(struct_hook=_untouched_structure) for name in _json_fields(kind)}
     return make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **hooks)  # type: ignore[arg-type]
 
 
 def _unstructure_function(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    _prepare(kind, converter)
     json_fields = set(_json_fields(kind))
     # Equal is not the same: True == 1 == 1.0 and -0.0 == 0.0, and what is left out comes back as the default. So plain
     # defaults are compared by how they are written, and a Json field whose default is a container is never left out.

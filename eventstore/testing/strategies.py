@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from eventstore.codec import MAX_INTEGER, Codec, Json, Recorded, digest
-from eventstore.errors import Refused
+from eventstore.errors import InvalidPayload, Refused
 from eventstore.log import Entry
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded
@@ -128,7 +128,11 @@ def histories(
         max_size: events at most.
 
     Returns:
-        A strategy. It leads away from final phases, or few histories would be longer than three events.
+        A strategy of lists of events. What the gate refuses is not drawn.
+
+    Raises:
+        ValueError: `events` names a class that is no event of the machine.
+        InvalidPayload: when drawing, an event that could not be stored; give its text by `texts()`, say.
     """
     given = events or {}
     foreign = [kind.__name__ for kind in given if kind not in machine.events]
@@ -170,6 +174,8 @@ def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, must: boo
                 raise TypeError(f"the strategy of {kind.__name__} drew {event!r}; each draws events of its own class")
             try:
                 stream.take(event)
+            except InvalidPayload:
+                raise  # the strategy's own fault, and a sentence that says where; see `texts` and `json_values`
             except Refused:
                 pass
             else:
@@ -188,16 +194,17 @@ _GOES_ON_FINAL = st.integers(0, 2)
 
 @lru_cache(maxsize=4096)
 def _kinds(machine: Machine[Any], phase: Any, row: tuple[type, ...]) -> SearchStrategy[type]:
-    """Which event comes next: work more often than a way out of the phase, and an end the least often.
+    """Which event comes next: the way on to another phase is likely, an end is not, and guarded events count thrice.
 
-    With equal chances, a table of many ends would be left at once, and few histories would have a middle.
+    With equal chances, a table of many ends would be left at once, and few histories would have a middle; and what a
+    guard looks at needs several events that fit together.
     """
-    groups: tuple[list[type], list[type], list[type]] = ([], [], [])
+    weighted: list[type] = []
     for kind in row:
         target = machine.table[phase][kind]
-        groups[0 if target == phase else 2 if target in machine.final else 1].append(kind)
-    weighted = ((group, weight) for group, weight in zip(groups, (120, 60, 12), strict=True) if group)
-    return st.sampled_from([kind for group, weight in weighted for kind in group * max(1, weight // len(group))])
+        weight = 3 if target == phase else 2 if target in machine.final else 9
+        weighted += [kind] * (weight * 3 if kind in machine.guards else weight)
+    return st.sampled_from(weighted)
 
 
 def _always(kind: type) -> Callable[[Any], SearchStrategy[Any]]:
@@ -208,8 +215,12 @@ def _always(kind: type) -> Callable[[Any], SearchStrategy[Any]]:
 # --- payloads ---------------------------------------------------------------------------------------------------------
 
 
-def _texts(max_size: int | None = None) -> SearchStrategy[str]:
-    """Text that can be stored: no lone surrogates, no NUL."""
+def texts(max_size: int | None = None) -> SearchStrategy[str]:
+    """Text that can be stored: no lone surrogates, no NUL.
+
+    Args:
+        max_size: characters at most.
+    """
     return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=max_size)
 
 
@@ -224,10 +235,10 @@ def json_values(*, max_leaves: int = 8) -> SearchStrategy[Json]:
     Args:
         max_leaves: how many plain values one may hold, about.
     """
-    leaves = st.none() | st.booleans() | _INTEGERS | _NUMBERS | _texts(20)
+    leaves = st.none() | st.booleans() | _INTEGERS | _NUMBERS | texts(20)
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_texts(8), inner, max_size=4),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts(8), inner, max_size=4),
         max_leaves=max_leaves,
     )
 
@@ -245,7 +256,7 @@ _PLAIN: dict[Any, SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: _INTEGERS,
     float: _NUMBERS,
-    str: _texts(20),
+    str: texts(20),
     datetime: _TIMES,
     type(None): st.none(),
 }
@@ -320,12 +331,13 @@ def _tool_returned(state: RunState) -> SearchStrategy[ToolReturned]:
 
 
 def _confirmation_requested(state: RunState) -> SearchStrategy[ConfirmationRequested]:
-    asked = [ConfirmationRequested(_fresh(state), *made, expires_at=until) for made in _MADE for until in _DEADLINES]
-    for call_id in sorted(state.unreturned):
-        bound = state.calls[call_id].digest
-        if call_id not in state.questions and bound in _CALLS:
-            asked.append(ConfirmationRequested(call_id, *_CALLS[bound], digest=bound))
-    return st.sampled_from(asked)
+    fresh = [ConfirmationRequested(_fresh(state), *made, expires_at=until) for made in _MADE for until in _DEADLINES]
+    known = [
+        ConfirmationRequested(call_id, *_CALLS[call.digest], digest=call.digest)
+        for call_id in sorted(state.unreturned)
+        if call_id not in state.questions and (call := state.calls[call_id]).digest in _CALLS
+    ]
+    return st.sampled_from(fresh) | st.sampled_from(known) if known else st.sampled_from(fresh)
 
 
 def _confirmation_resolved(state: RunState) -> SearchStrategy[ConfirmationResolved]:
