@@ -335,7 +335,9 @@ class _Import:
         if version is None and (entry := self._transaction.keyed(stream, draft.key)) is not None:
             version = entry.version
         if version is not None:
-            raise ValueError(f"version {version} of {stream} bears the key {draft.key!r} already; a key names one event")
+            raise ValueError(
+                f"version {version} of {stream} bears the key {draft.key!r} already; a key names one event"
+            )
 
     def _view(self, stream: str) -> tuple[Folded[Any], int | None]:
         """The stream's fold and the attempt that began last."""

@@ -216,6 +216,8 @@ class SQLiteLog:
         self._closed = False
         if not Path(path).parent.is_dir():
             raise CannotOpen(self.url, f"the folder {Path(path).parent} does not exist; make it first")
+        if Path(path).is_dir():
+            raise CannotOpen(self.url, "it is a folder; name the database file in it")
         if not create and not Path(path).exists():
             raise CannotOpen(self.url, "there is no such file; check the name, or make it with `runfold import`")
         self._connection = self._open()
@@ -260,6 +262,8 @@ class SQLiteLog:
             found = self._schema_version()
             if found > len(_MIGRATIONS):
                 raise NewerDatabase(self.url, found, len(_MIGRATIONS))
+            if not found and self._mode == "rw":
+                raise CannotOpen(self.url, "it is empty; check the name, or make it with `runfold import`")
             if found < len(_MIGRATIONS) and self.read_only:
                 raise CannotOpen(self.url, "its schema is older than this release; open it once for writing")
             if not self.read_only:

@@ -6,14 +6,16 @@ It owns nothing of its own: writing is the store's, reading the views', deciding
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from eventstore.errors import InvalidArgument, QueueFull, RunNotFound
+from eventstore.errors import InvalidArgument, QueueFull, Refused, RunNotFound
 from eventstore.store import check_name
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,
+    ConfirmationExpired,
     ConfirmationResolved,
     Continues,
     InterruptRequested,
@@ -28,6 +30,7 @@ from projections.checkpoints import CHECKPOINTS
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.rebuilding import Progress, Rebuilder, Report
+from projections.recovery import overdue
 from projections.tables import query
 from projections.usage import USAGE
 from projections.views import View
@@ -177,13 +180,18 @@ class Runs:
             key: deciding again with the same key and content gives the decision that stands.
 
         Raises:
-            AlreadyResolved: it was decided before: who, when, what.
+            AlreadyResolved: it was decided before: who, when, what; or its time had passed, which is now written down.
             QuestionUnknown, RunNotFound, IllegalTransition: there is nothing to decide.
         """
         if decision not in ("approved", "denied"):
             raise InvalidArgument("decision", decision, "must be 'approved' or 'denied'")
         event = ConfirmationResolved(call_id, decision, by, comment, input, result)
-        return self._stream(run_id).append(event, key=key)[0]
+        stream = self._stream(run_id)
+        expired = [late for late in overdue(stream.state, self._system.now()) if late == ConfirmationExpired(call_id)]
+        if expired:
+            with suppress(Refused):  # somebody else decided it, or ended the run, a moment ago
+                stream.append(*expired)
+        return stream.append(event, key=key)[0]
 
     def cancel(self, run_id: str, *, by: str, reason: str | None = None, key: str | None = None) -> Recorded:
         """End a run from outside, at once; its worker is fenced off.

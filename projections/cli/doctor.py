@@ -1,0 +1,154 @@
+"""`doctor`: whether this installation is sound, and this database well."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from attrs import frozen
+from rich.text import Text
+
+import eventstore
+import projections
+from eventstore import sqlite
+from eventstore.errors import EventStoreError
+from projections.cli import output
+from projections.cli.opening import connect, store_command
+
+if TYPE_CHECKING:
+    from projections import Runs
+
+OLDEST_PYTHON = (3, 11)
+
+
+@frozen
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+@store_command(opened=False)
+def doctor(database: str, app: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Examine the installation and a database.
+
+    Python, the SQLite library (older than 3.51.3 it can corrupt a database), other packages of our names; then the
+    database: its mode, its schema, its tables, and runs whose worker is dead. Exits 1 if something is wrong.
+    """
+    findings = [*_installation(), *_database(database, app)]
+    if as_json:
+        output.document({"ok": all(finding.ok for finding in findings), "findings": findings})
+    else:
+        _print(findings)
+    if not all(finding.ok for finding in findings):
+        click.get_current_context().exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    output.table(
+        "", "", "",
+        rows=[
+            (Text("ok", "green") if finding.ok else Text("WRONG", "bold red"), finding.what,
+             finding.found + (f"; {finding.remedy}" if finding.remedy and not finding.ok else ""))
+            for finding in findings
+        ],
+        wraps=("",),
+    )  # fmt: skip
+    wrong = sum(not finding.ok for finding in findings)
+    output.say(f"{output.count(wrong, 'thing')} wrong" if wrong else "all is well", "bold red" if wrong else "green")
+
+
+def _installation() -> Iterator[Finding]:
+    version = sys.version_info[:3]
+    yield Finding(
+        "Python",
+        version >= OLDEST_PYTHON,
+        f"{platform.python_implementation()} {_dotted(version)}",
+        "use 3.11 or later",
+    )
+    yield Finding(
+        "SQLite",
+        sqlite.SQLITE_VERSION >= sqlite.SOUND_SQLITE,
+        f"{_dotted(sqlite.SQLITE_VERSION)} by {sqlite.DRIVER}",
+        f"before {_dotted(sqlite.SOUND_SQLITE)} resetting the WAL can corrupt a database: install pysqlite3",
+    )
+    yield _packages()
+
+
+def _packages() -> Finding:
+    """Other distributions bear our packages' names; of two installed into one place, the later overwrites the first."""
+    homes = {name: Path(str(module.__file__)).parent.parent for name, module in _MODULES.items()}
+    providers = metadata.packages_distributions()
+    found_here = {distribution for name in _MODULES for distribution in providers.get(name, ())}
+    others = sorted(distribution for distribution in found_here if distribution.lower() != "runfold")
+    if others:
+        found = f"{' and '.join(others)} installed beside us, with packages of the same names"
+        return Finding(
+            "packages", ok=False, found=found, remedy=f"pip uninstall {' '.join(others)}, then reinstall runfold"
+        )
+    if len(set(homes.values())) > 1:
+        found = ", ".join(f"{name} from {home}" for name, home in homes.items())
+        return Finding("packages", ok=False, found=found, remedy="both must come from one place: look at PYTHONPATH")
+    return Finding("packages", ok=True, found=f"eventstore and projections from {next(iter(homes.values()))}")
+
+
+_MODULES = {"eventstore": eventstore, "projections": projections}
+
+
+def _database(database: str, app: str | None) -> Iterator[Finding]:
+    try:
+        with connect(database, app) as runs:
+            yield Finding("database", ok=True, found=database)
+            yield from _file(runs)
+            yield from _tables(runs)
+            yield from _runs(runs)
+    except EventStoreError as error:
+        yield Finding("database", ok=False, found=str(error))
+
+
+def _file(runs: Runs) -> Iterator[Finding]:
+    log = runs.store.log
+    if not isinstance(log, sqlite.SQLiteLog):
+        return
+    facts = log.facts()
+    yield Finding(
+        "journal", facts.journal_mode == "wal", facts.journal_mode, "WAL was refused: is this a network disk?"
+    )
+    yield Finding(
+        "application id", facts.application_id == sqlite.APPLICATION_ID, f"{facts.application_id:#x}", "not one of ours"
+    )
+    yield Finding(
+        "schema",
+        facts.schema == facts.known_schema,
+        f"{facts.schema} of {facts.known_schema}",
+        "open it with this release",
+    )
+
+
+def _tables(runs: Runs) -> Iterator[Finding]:
+    for standing in runs.standings():
+        behind = f", {output.count(standing.behind, 'event')} behind" if standing.behind else ""
+        found = standing.trouble or f"version {standing.version} at position {standing.position:,}{behind}"
+        yield Finding(f"table {standing.name}", standing.trouble is None, found)
+
+
+def _runs(runs: Runs) -> Iterator[Finding]:
+    lost = [row.run_id for row in runs.lost()]
+    if lost:
+        some = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")  # noqa: PLR2004 - a line's worth
+        found = f"{output.count(len(lost), 'run')} of dead workers: {some}"
+        yield Finding("workers", ok=False, found=found, remedy="start a worker, which goes on with them")
+    else:
+        yield Finding("workers", ok=True, found="no run of a dead worker")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

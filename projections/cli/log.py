@@ -1,0 +1,244 @@
+"""`events`, `tail`, `import`, `export`, `stats`: the log itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from eventstore.errors import InvalidArgument
+from eventstore.exchange import Imported, export_lines, import_lines
+from eventstore.store import check_name
+from eventstore.workflow import Phase
+from projections.cli import output
+from projections.cli.opening import same_file, store_command
+from projections.cli.telling import Teller
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventstore.codec import Recorded
+    from projections import Runs
+
+_SPOOLED = 16 * 1024 * 1024
+"""Bytes of a pipe that are kept in memory before they go to a temporary file."""
+
+
+@store_command()
+@click.option("--stream", metavar="NAME", help="Only those of this stream (a run's stream is named by its id).")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given several times.")
+@click.option("--after", type=click.IntRange(0), default=0, metavar="POSITION", help="Only those after this position.")
+@click.option("--limit", type=click.IntRange(0), help="At most so many.")
+def events(  # noqa: PLR0917 - click names them all
+    runs: Runs,
+    stream: str | None,
+    types: tuple[str, ...],
+    after: int,
+    limit: int | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """List events, in the order of the log.
+
+    With --json each event is a line of its own.
+    """
+    found = _chosen(runs, stream, types, after)
+    if limit is not None:
+        found = islice(found, limit)
+    if as_json:
+        for recorded in found:
+            output.line(output.event(recorded))
+    elif not Teller(streams=True).tell_all(found):
+        output.say("no events")
+
+
+def _chosen(runs: Runs, stream: str | None, types: tuple[str, ...], after: int) -> Iterator[Recorded]:
+    if stream is None:
+        return runs.store.read_all(after=after, types=types or None)
+    stored = runs.store.stored_names(types) if types else ()
+    with runs.store.reading() as reading:
+        if not reading.version(check_name("stream", stream)):
+            raise InvalidArgument("stream", stream, "does not stand in this log; look at `runfold stats`")
+    in_stream = (item for item in runs.store.read(stream) if item.position > after)
+    return (item for item in in_stream if not types or item.entry.type in stored)
+
+
+@store_command()
+@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many of the last.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new events as they come, until Ctrl-C.")
+def tail(runs: Runs, limit: int, follow: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Show the last events, and follow new ones.
+
+    With --json each event is a line of its own.
+    """
+    teller = Teller(streams=True)
+    start = max(runs.store.head().position - limit, 0)
+    found = runs.store.follow(after=start) if follow else runs.store.read_all(after=start)
+    try:
+        for recorded in found:
+            if as_json:
+                output.line(output.event(recorded))
+            else:
+                teller.tell(recorded)
+            if follow:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+# --- exchange -----------------------------------------------------------------------------------------------------
+
+
+@store_command(rest="file", create=True, name="import")
+@click.option("--resume", is_flag=True, help="Skip what stands already with the same content, and append the rest.")
+def import_(runs: Runs, file: tuple[str, ...], resume: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Append events from JSON Lines files.
+
+    A line is {"stream", "type", "data"} and, if known, "recorded_at", "occurred_at", "attempt", "key", "meta". FILE may
+    be - for the standard input. The database is made where there is none. Each file is taken whole or not at all: the
+    first line that the machine refuses is named, and nothing of its file is written.
+    """
+    if not file:
+        raise click.UsageError("FILE is missing; - is the standard input")
+    for name in file:
+        if name != "-":
+            _check_source(name, runs.store.log.url)
+    done: list[Imported] = []
+    try:
+        for name in file:
+            with _source(name) as lines:
+                done.append(import_lines(runs.store, lines, source=name, resume=resume))
+            if not as_json:
+                output.say(_taken(done[-1]))
+    finally:
+        if as_json:
+            output.document(done)
+
+
+def _check_source(name: str, database: str) -> None:
+    if same_file(name, database):
+        raise click.UsageError(f"{name} is the database itself; name the files to import after it")
+    if Path(name).is_dir():
+        raise click.UsageError(f"{name} is a folder; name the files in it, such as {name.rstrip('/')}/*.jsonl")
+    if not Path(name).exists():
+        raise click.ClickException(f"there is no file {name}; nothing was imported")
+
+
+def _taken(done: Imported) -> str:
+    skipped = f", {done.skipped:,} stood already" if done.skipped else ""
+    events, streams = output.count(done.events, "event"), output.count(done.streams, "stream")
+    return f"{output.clean(done.source)}: {events} of {streams}{skipped}"
+
+
+@contextmanager
+def _source(name: str) -> Iterator[IO[bytes]]:
+    """The lines of a file. What is no file is read to its end first: a slow pipe must not hold the write lock."""
+    with click.open_file(name, "rb") as lines:
+        with suppress(OSError, ValueError, AttributeError):
+            if stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
+                yield lines
+                return
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spooled:
+            shutil.copyfileobj(lines, spooled)
+            spooled.seek(0)
+            yield spooled
+
+
+@store_command()
+@click.option("-o", "--output", "target", metavar="FILE", help="Write here, whole or not at all, instead of to stdout.")
+@click.option(
+    "--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be given several times."
+)
+def export(runs: Runs, target: str | None, streams: tuple[str, ...], as_json: bool) -> None:  # noqa: ARG001, FBT001
+    """Write the log as JSON Lines.
+
+    One event a line, in the order of the log: what `import` reads. (--json changes nothing here.)
+    """
+    lines = export_lines(runs.store, streams)
+    if target in (None, "-"):
+        for line in lines:
+            click.echo(line, nl=False)
+        return
+    if same_file(str(target), runs.store.log.url):
+        raise click.UsageError(f"{target} is the database itself; choose another name")
+    number = _written(Path(str(target)), lines)
+    output.note(f"{target}: {output.count(number, 'event')}")
+
+
+def _written(target: Path, lines: Iterator[bytes]) -> int:
+    """Write beside the target first, so that a full disk or Ctrl-C leaves an old file as it was."""
+    number = 0
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            for number, line in enumerate(lines, start=1):  # noqa: B007 - counted
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return number
+
+
+# --- counting -----------------------------------------------------------------------------------------------------
+
+
+@store_command()
+def stats(runs: Runs, as_json: bool) -> None:  # noqa: FBT001
+    """Count what there is.
+
+    Events by type and the bytes of their payloads, streams, runs by phase, open questions, and how far each table is.
+    """
+    with runs.store.reading() as reading:
+        head, census = reading.head(), reading.census()
+    phases = {str(phase): runs.workflow_runs.count(phase=phase) for phase in Phase}
+    phases = {phase: number for phase, number in phases.items() if number}
+    questions = runs.confirmations.count(decision=None)
+    tables = runs.standings()
+    facts = getattr(runs.store.log, "facts", None)
+    size = facts().bytes if facts else None
+    if as_json:
+        output.document({
+            "database": runs.store.log.url,
+            "bytes": size,
+            "entries": head.position,
+            "streams": census.streams,
+            "runs": phases,
+            "open_questions": questions,
+            "types": [{"type": name, "events": number, "bytes": payload} for name, number, payload in census.types],
+            "projections": tables,
+        })  # fmt: skip
+        return
+    payload = sum(item[2] for item in census.types)
+    output.fields({
+        "database": runs.store.log.url + ("" if size is None else f", {output.amount(size)}"),
+        "log": f"{output.count(head.position, 'event')} in {output.count(census.streams, 'stream')}, "
+               f"{output.amount(payload)} of payload",
+        "runs": ", ".join(f"{number:,} {phase}" for phase, number in phases.items()) or "none",
+        "questions": f"{questions:,} open",
+    })  # fmt: skip
+    if census.types:
+        output.say()
+        output.table(
+            "event", "number", "payload", "",
+            rows=[(name, f"{number:,}", output.amount(size), f"{size / max(payload, 1):4.0%}")
+                  for name, number, size in census.types],
+            right=("number", "payload", ""),
+        )  # fmt: skip
+    output.say()
+    output.table(
+        "table", "version", "position", "state",
+        rows=[(item.name, item.version, f"{item.position:,}",
+               item.trouble or (f"{output.count(item.behind, 'event')} behind" if item.behind else "in step"))
+              for item in tables],
+        wraps=("state",), right=("version", "position"),
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""What the commands have in common: where the database stands among the words, `--json`, `--app`, and opening it.
+
+A command that takes a database is written as a function of the opened store. DATABASE comes first. With RUNFOLD_DB
+set it is left out; a command of a fixed number of words still takes it when there is one word more, while one that
+ends in a list (files, names) cannot tell and goes by the variable.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import projections
+from eventstore.errors import EventStoreError
+
+if TYPE_CHECKING:
+    from projections import App, Runs
+
+ENVIRONMENT = "RUNFOLD_DB"
+BUSY_TIMEOUT = 10.0
+"""Seconds that an operator waits for another process's lock; a daemon is more patient."""
+
+Function = Callable[..., None]
+
+
+def store_command(
+    *names: str, rest: str = "", create: bool = False, opened: bool = True, name: str | None = None
+) -> Callable[[Function], click.Command]:
+    """Make a command of a function of `runs`, one text for each of these names, `as_json`, and its own options.
+
+    Args:
+        names: of the words after DATABASE.
+        rest: the name of a list of words at the end.
+        create: make the database where there is none.
+        opened: open the store; else the function gets `database` and `app` and does so itself.
+        name: of the command, if not the function's.
+    """
+    metavar = " ".join(["DATABASE", *(word.upper() for word in names), *([f"[{rest.upper()}]..."] if rest else [])])
+
+    def decorate(function: Function) -> click.Command:
+        @functools.wraps(function)
+        def call(*, words: tuple[str, ...], app: str | None, **options: Any) -> None:
+            database, arguments = _placed(words, names, rest)
+            given = {**arguments, **options}
+            if not opened:
+                function(database, app, **given)
+                return
+            with connect(database, app, create=create) as runs:
+                function(runs, **given)
+
+        call = click.option(
+            "--app",
+            metavar="MODULE:NAME",
+            envvar="RUNFOLD_APP",
+            help="Your own machines and projections; also RUNFOLD_APP. The current folder is searched first.",
+        )(call)
+        call = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(call)
+        call = click.argument("words", nargs=-1, metavar=metavar)(call)
+        return click.command(name=name)(call)
+
+    return decorate
+
+
+def connect(database: str, app: str | None, *, create: bool = False) -> Runs:
+    """Open a database as every command does."""
+    brought = load(app) if app else None
+    options: dict[str, Any] = {} if database == "memory:" else {"create": create, "busy_timeout": BUSY_TIMEOUT}
+    return projections.connect(database, app=brought, **options)
+
+
+def load(spec: str) -> App:
+    """The `App` that `package.module:NAME` names.
+
+    Raises:
+        click.UsageError: there is no such thing.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise click.UsageError(f"--app {spec} must be MODULE:NAME, such as my_machine:APP")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (KeyboardInterrupt, EventStoreError):
+        raise
+    except Exception as error:  # it is the user's module, and may raise anything
+        raise click.UsageError(f"--app {spec} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(found, projections.App):
+        raise click.UsageError(f"--app {spec} is a {type(found).__name__}; it must be a projections.App")
+    return found
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two names lead to one file. It looks and never opens: that would drop SQLite's locks."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return False
+
+
+def _placed(words: tuple[str, ...], names: tuple[str, ...], rest: str) -> tuple[str, dict[str, Any]]:
+    """The database and the other words by their names.
+
+    Raises:
+        click.UsageError: too few or too many.
+    """
+    environment = os.environ.get(ENVIRONMENT)
+    given = list(words)
+    if environment and (rest or len(given) <= len(names)):
+        database = environment
+    elif given:
+        database = given.pop(0)
+    else:
+        raise click.UsageError(f"DATABASE is missing: name it, or set {ENVIRONMENT}")
+    if missing := names[len(given) :]:
+        raise click.UsageError(f"{' and '.join(missing).upper()} missing after the database {database}")
+    arguments: dict[str, Any] = dict(zip(names, given, strict=False))
+    if rest:
+        return database, {**arguments, rest: tuple(given[len(names) :])}
+    if surplus := given[len(names) :]:
+        raise click.UsageError(
+            f"nobody knows what to do with {' '.join(surplus)} after {' '.join(words[: -len(surplus)])}"
+        )
+    return database, arguments

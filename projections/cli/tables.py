@@ -1,0 +1,127 @@
+"""`recover`, `rebuild`: settle what the dead left, and make the tables anew or prove them right."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from projections.cli import output
+from projections.cli.opening import store_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from projections import Recovery, Report, Runs
+    from projections.rebuilding import Progress as Listener
+
+
+@store_command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--max-crashes", type=click.IntRange(0), default=3, show_default=True, help="How many workers may die under a run."
+)
+def recover(runs: Runs, dry_run: bool, max_crashes: int, as_json: bool) -> None:  # noqa: FBT001
+    """Settle what dead workers left.
+
+    Runs that were asked to stop are interrupted, those under which too many workers died have crashed, overdue
+    questions expire. What may go on is left to the next worker. Runs of living workers are not touched.
+    """
+    with runs.worker("recover-cli") as worker:
+        recovery = worker.recover(max_crashes, dry_run=dry_run)
+    if as_json:
+        output.document(recovery)
+    else:
+        _told(recovery)
+
+
+def _told(recovery: Recovery) -> None:
+    rows = [
+        *((run_id, "interrupted: it was asked to stop") for run_id in recovery.interrupted),
+        *((run_id, "crashed: too many workers died under it") for run_id in recovery.crashed),
+        *((run_id, f"its question {call_id} expired") for run_id, call_id in recovery.expired),
+        *((run_id, "may go on: left to the next worker") for run_id in recovery.resumable),
+    ]
+    if rows:
+        output.table("run", "would be" if recovery.dry_run else "now", rows=rows, wraps=("run",))
+    else:
+        output.say("nothing to recover")
+    if recovery.running:
+        output.note(f"{output.count(recovery.running, 'run')} held by a living worker")
+
+
+@store_command(rest="name")
+@click.option("--check", is_flag=True, help="Change nothing: fold the log beside the tables and compare.")
+@click.option("--skip-invalid", is_flag=True, help="Leave out, list and count what a machine refuses on replay.")
+def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Make the tables anew from the log, or check them.
+
+    NAME is a projection; without one, all are made anew. The old tables stand until the new ones are whole. With
+    --check nothing is changed, and whatever differs is named: row, column, both values, and the event that last touched
+    the row. Exits 1 if something was found or left out.
+    """
+    began = time.monotonic()
+    with _progress() as progress:
+        work = runs.check if check else runs.rebuild
+        report = work(*name, skip_invalid=skip_invalid, progress=progress)
+    if as_json:
+        output.document({**attrs.asdict(report, recurse=False), "ok": report.ok})
+    else:
+        _print(report, time.monotonic() - began, check=check)
+    if not report.ok:
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Listener | None]:
+    """A bar with rate and time left, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns: tuple[Any, ...] = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="")
+        began = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - began, 1e-6)
+            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} events/s")
+
+        yield show
+
+
+def _print(report: Report, seconds: float, *, check: bool) -> None:
+    for difference in report.listed:
+        output.say(output.clean(difference), style="red")
+    for trouble in report.troubles:
+        output.say(output.clean(trouble), style="red")
+    for skipped in report.listed_skipped:
+        where = f"position {skipped.position}, {skipped.event} of {skipped.stream}"
+        output.say(output.clean(f"left out: {where}: {skipped.reason}"), style="yellow")
+    left_out = report.differences - len(report.listed) + report.skipped - len(report.listed_skipped)
+    if left_out > 0:
+        output.say(f"… and {left_out:,} more")
+    tables = output.count(len(report.projections), "table")
+    rows, entries = output.count(report.rows, "row"), output.count(report.entries, "event")
+    took = f"in {output.span(seconds)}" if seconds >= 1 else "at once"
+    if not check:
+        output.say(f"{tables} of {rows} made anew from {entries} {took}")
+    elif report.differences or report.troubles:
+        found = output.count(report.differences, "difference")
+        output.say(
+            f"{found} in {tables} of {rows}, checked against {entries}; `runfold rebuild` mends them", style="bold"
+        )
+    else:
+        output.say(f"{tables} of {rows} agree with the log of {entries}")
+    if report.skipped:
+        output.say(f"{output.count(report.skipped, 'event')} left out: the machine refuses them", style="bold")

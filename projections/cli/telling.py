@@ -1,0 +1,122 @@
+"""Events told in one line each, for people.
+
+It goes by the stored JSON and not by classes, so that events of machines this program does not know, and ones whose
+payload no longer fits, are told as well as others.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from rich.text import Text
+
+from projections.cli.output import amount, clean, console, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+    from eventstore.codec import Recorded
+
+_BARE = {
+    "RunQueued": ("workflow", "agent"),
+    "RunStarted": ("worker",),
+    "RunResumed": ("worker", "reason"),
+    "RunPaused": ("waiting_for", "reason"),
+    "RunRequeued": ("reason",),
+    "RunFailed": ("error", "reason"),
+    "RunCompleted": ("output",),
+    "MessageRecorded": ("role", "content"),
+    "ToolCalled": ("call_id", "tool", "input"),
+    "ToolReturned": ("call_id", "output"),
+    "CheckpointSaved": ("step",),
+    "ConfirmationRequested": ("call_id", "tool", "reason", "input"),
+    "ConfirmationResolved": ("call_id", "decision", "by", "comment"),
+    "ConfirmationExpired": ("call_id",),
+    "RunDescribed": ("title", "summary"),
+    "LogRecorded": ("source", "kind", "ref", "payload"),
+    "MetaSet": ("name", "value"),
+}
+"""The fields that need no name to be understood; the others follow with theirs."""
+_SILENT = {"CheckpointSaved": ("state",), "ConfirmationRequested": ("digest",)}
+_STYLES = {
+    "RunQueued": "cyan",
+    "RunStarted": "green",
+    "RunResumed": "green",
+    "RunPaused": "yellow",
+    "RunRequeued": "cyan",
+    "RunCompleted": "bold green",
+    "RunFailed": "bold red",
+    "RunCrashed": "bold red",
+    "RunInterrupted": "magenta",
+    "RunDropped": "magenta",
+    "RunCancelled": "magenta",
+    "ConfirmationRequested": "bold yellow",
+    "ConfirmationResolved": "yellow",
+    "ConfirmationExpired": "yellow",
+    "InterruptRequested": "magenta",
+}
+_LONGEST = 400
+_TYPE = 21
+"""The width of the longest built-in event name."""
+
+
+def summary(recorded: Recorded) -> str:
+    """What an event says, on one line."""
+    entry = recorded.entry
+    fields = orjson.loads(entry.data)
+    bare = [name for name in _BARE.get(entry.type, ()) if name in fields]
+    silent = _SILENT.get(entry.type, ())
+    words = [_value(fields[name]) for name in bare]
+    words += [f"{name}={_value(value)}" for name, value in fields.items() if name not in bare and name not in silent]
+    if entry.type == "CheckpointSaved":
+        words = [f"step {' '.join(words)}", f"({amount(len(entry.data))})"]
+    return " ".join(word for word in words if word)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return clean(value[:_LONGEST])
+    if isinstance(value, dict) and value.keys() == {"tag", "message"}:
+        return clean(f"{value['tag']}: {value['message']}"[:_LONGEST])
+    return clean(json.dumps(value, ensure_ascii=False)[:_LONGEST])
+
+
+class Teller:
+    """Prints events one by one, in columns, cut at the width; a new day has a line of its own.
+
+    Args:
+        streams: name the stream and place in the log of each; else its version and attempt, as for one stream.
+    """
+
+    def __init__(self, *, streams: bool) -> None:
+        self._streams = streams
+        self._console = console()
+        self._day: date | None = None
+        self._width = 8
+
+    def tell(self, recorded: Recorded) -> None:
+        """Print one."""
+        if (day := recorded.time.date()) != self._day:
+            self._day = day
+            self._console.print(Text(f"{day.isoformat()} (UTC)", style="dim"))
+        line = Text(no_wrap=True, overflow="ellipsis")
+        if self._streams:
+            self._width = max(self._width, min(len(recorded.stream), 24))
+            stream = cut(recorded.stream, 24).ljust(self._width)
+            line.append(f"{recorded.position:>6}  {recorded.time:%H:%M:%S}  ", style="dim").append(f"{stream}  ")
+        else:
+            attempt = "" if recorded.attempt is None else f"#{recorded.attempt}"
+            line.append(f"{recorded.version:>5}  {recorded.time:%H:%M:%S}  {attempt:>3}  ", style="dim")
+        line.append(cut(recorded.type, 40).ljust(_TYPE), style=_STYLES.get(recorded.type, "")).append("  ")
+        line.append(summary(recorded))
+        self._console.print(Text(cut(line.plain, self._console.width), spans=line.spans), soft_wrap=True)
+
+    def tell_all(self, events: Iterable[Recorded]) -> int:
+        """Print them all; how many they were."""
+        number = 0
+        for number, recorded in enumerate(events, start=1):  # noqa: B007 - counted
+            self.tell(recorded)
+        return number
