@@ -50,7 +50,7 @@ GOLDEN = Path(__file__).parent / "golden"
 RELEASES = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
 LOG_ID = "0123456789abcdef0123456789abcdef"
 LATER = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
-DEEP = {"é": [1, 2.5, -0.1, True, None, "🏃\u2028\\\""], "": {"n": 9007199254740991}}
+DEEP = {"é": [1, 2.5, -0.1, True, None, '🏃\u2028\\"'], "": {"n": 9007199254740991}}
 
 
 def read(release):
@@ -199,7 +199,12 @@ def test_format_1_is_what_it_was_said_to_be():
     start = sha(b"runfold/1" + b"0123456789abcdef0123456789abcdef")
     one = sha(start + b"1:1,5:run-1,1:1,9:RunQueued,4:1000,0:,0:,0:,0:,32:" + sha(b'{"workflow":"w"}') + b",")
     two = sha(
-        one + b"1:2,6:l\xc3\xa4uft,2:10,7:MetaSet,2:-5,3:999,1:7,3:k/1,32:" + sha(b'{"a":1}') + b",32:" + sha(b"{}") + b","
+        one
+        + b"1:2,6:l\xc3\xa4uft,2:10,7:MetaSet,2:-5,3:999,1:7,3:k/1,32:"
+        + sha(b'{"a":1}')
+        + b",32:"
+        + sha(b"{}")
+        + b","
     )
 
     assert genesis(LOG_ID) == start

@@ -264,7 +264,9 @@ def test_a_view_that_outlives_its_log_is_released_with_it(log):
 
 def processes(count, script, *arguments):
     """Run a script in so many processes at once, each waiting for all to stand ready; what they print."""
-    program = f"import sys; number, *arguments = sys.argv[1:]; print('ready', flush=True); sys.stdin.readline(); {script}"
+    program = (
+        f"import sys; number, *arguments = sys.argv[1:]; print('ready', flush=True); sys.stdin.readline(); {script}"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import attrs
+from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -140,33 +141,48 @@ def histories(
         raise ValueError(f"the machine {machine.name!r} has no event {', '.join(foreign)}; its table names them all")
     own = _RUN_EVENTS if machine is RUN else {}
     sources = {kind: given.get(kind) or own.get(kind) or _always(kind) for kind in machine.events}
-    return _histories(machine, sources, min_size, max_size)
+    return _histories(_Source(machine, sources), min_size, max_size)
+
+
+class _Source:
+    """A machine and its strategies; a plain class, for Hypothesis prints an attrs one with all there is in it."""
+
+    def __init__(self, machine: Machine[Any], strategies: Events) -> None:
+        self.machine = machine
+        self.strategies = strategies
+
+    def __repr__(self) -> str:
+        return repr(self.machine)
 
 
 @st.composite
-def _histories(
-    draw: st.DrawFn, machine: Machine[Any], sources: Events, min_size: int, max_size: int
-) -> list[Any]:
-    stream = Rehearsal(machine)
+def _histories(draw: st.DrawFn, source: _Source, min_size: int, max_size: int) -> list[Any]:
+    stream = Rehearsal(source.machine)
     drawn: list[Any] = []
+    # No end before so many events, if it can be helped: all lengths are then as likely, and the middle is seen.
+    wished = draw(st.integers(min_size, max_size))
     while len(drawn) < max_size:
-        # Going on is drawn before each event, and with it in one piece: so that a shrinker can cut out any step.
-        event = draw(_step(stream, sources, must=len(drawn) < min_size))
+        # A step is drawn in one piece, so that a shrinker can cut it out.
+        event = draw(_step(stream, source.strategies, early=len(drawn) < wished))
         if event is None:
+            if len(drawn) < min_size:
+                reject()
             break
         drawn.append(event)
     return drawn
 
 
 @st.composite
-def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, must: bool) -> Any:
+def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, early: bool) -> Any:
     """One event that was taken, or None where the history ends."""
-    phase = stream.state.phase
-    if not must and not draw(_GOES_ON_FINAL if phase in stream.machine.final else _GOES_ON):
+    # Drawn also where it is not asked, so that a shrinker may lower the wished length and change nothing else.
+    goes_on = draw(_GOES_ON)
+    if not goes_on and not early:
         return None
+    phase = stream.state.phase
     row = tuple(stream.machine.table[phase])
     while row:
-        kind = draw(_kinds(stream.machine, phase, row))
+        kind = draw(_kinds(stream.machine, phase, row, early))
         strategy = sources[kind](stream.state)
         if not strategy.is_empty:
             event = draw(strategy)
@@ -181,30 +197,26 @@ def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, must: boo
             else:
                 return event
         row = tuple(other for other in row if other is not kind)
-    if must:
-        draw(st.nothing())
     return None
 
 
-_GOES_ON = st.integers(0, 60)
-"""0 ends the history here."""
-_GOES_ON_FINAL = st.integers(0, 2)
-"""Where nothing more can happen than a new title, soon."""
+_GOES_ON = st.integers(0, 3)
+"""0 ends the history here, if it is long enough."""
 
 
 @lru_cache(maxsize=4096)
-def _kinds(machine: Machine[Any], phase: Any, row: tuple[type, ...]) -> SearchStrategy[type]:
-    """Which event comes next: the way on to another phase is likely, an end is not, and guarded events count thrice.
+def _kinds(machine: Machine[Any], phase: Any, row: tuple[type, ...], early: bool) -> SearchStrategy[type]:  # noqa: FBT001
+    """Which event comes next: events with guards thrice as often, as what these look at takes several that fit.
 
-    With equal chances, a table of many ends would be left at once, and few histories would have a middle; and what a
-    guard looks at needs several events that fit together.
+    The ends stand last: so the others keep their places in what a shrinker sees, whether it is early or not.
     """
-    weighted: list[type] = []
+    groups: tuple[list[type], list[type], list[type]] = ([], [], [])
     for kind in row:
         target = machine.table[phase][kind]
-        weight = 3 if target == phase else 2 if target in machine.final else 9
-        weighted += [kind] * (weight * 3 if kind in machine.guards else weight)
-    return st.sampled_from(weighted)
+        group = 0 if target == phase else 2 if target in machine.final else 1
+        groups[group].extend([kind] * ((3, 9, 9)[group] * (3 if kind in machine.guards else 1)))
+    within, away, ends = groups
+    return st.sampled_from(within + away if early and within + away else within + away + ends)
 
 
 def _always(kind: type) -> Callable[[Any], SearchStrategy[Any]]:
