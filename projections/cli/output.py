@@ -9,17 +9,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import attrs
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from eventstore.codec import Recorded, to_iso
 from eventstore.exchange import fields_of
+from projections.system import System
 
 PHASE_STYLES = {
     "started": "green",
@@ -32,6 +33,9 @@ PHASE_STYLES = {
     "cancelled": "magenta",
     "dropped": "magenta",
 }
+_GAP = "  "
+_WIDEST = 24
+_NARROWEST = 12
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -54,30 +58,58 @@ def clean(text: object) -> str:
 def table(
     *columns: str, rows: Iterable[Iterable[object]], wraps: Iterable[str] = (), right: Iterable[str] = ()
 ) -> None:
-    """Print a table: `wraps` names the columns that may take several lines, the last one is cut instead."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=any(columns))
-    for column in columns:
-        last = column == columns[-1]
-        shown.add_column(
-            column,
-            no_wrap=column not in wraps,
-            overflow="ellipsis" if last and column not in wraps else "fold",
-            justify="right" if column in right else "left",
-        )
-    for row in rows:
-        shown.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row))
-    console().print(shown)
+    """Print a table. What is too wide is wrapped in the columns that `wraps` names, and cut in the others.
+
+    Our own, since rich's shrinks every column that may wrap until nothing in it can be read; ours takes what room is
+    missing from the last column first.
+    """
+    shown = console()
+    cells = [[cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row] for row in rows]
+    head = [[Text(column, style="bold") for column in columns]] if any(map(str.strip, columns)) else []
+    widths = [max((row[index].cell_len for row in (*head, *cells)), default=0) for index in range(len(columns))]
+    flexible = [index for index, column in enumerate(columns[:-1]) if column in wraps]
+    widths = _fitted(widths, shown.width - len(_GAP) * (len(widths) - 1), flexible)
+    for row in (*head, *cells):
+        parts = [
+            _lines(shown, cell, width, wrapped=column in wraps)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        for lines in zip_longest(*parts, fillvalue=Text()):
+            _print_line(shown, lines, widths, [column in right for column in columns])
+
+
+def _fitted(widths: list[int], room: int, flexible: list[int]) -> list[int]:
+    """The widths that fit: the last column gives way to a point, then the widest of those that may wrap."""
+    wanted = min(widths[-1], _WIDEST)
+    while sum(widths[:-1]) + wanted > room:
+        widest = max(flexible, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return [*widths[:-1], min(widths[-1], max(room - sum(widths[:-1]), _NARROWEST))]
+
+
+def _lines(shown: Console, cell: Text, width: int, *, wrapped: bool) -> list[Text]:
+    if wrapped:
+        return [*cell.wrap(shown, width, overflow="fold")] or [Text()]
+    cell = cell.copy()
+    cell.truncate(width, overflow="ellipsis")
+    return [cell]
+
+
+def _print_line(shown: Console, lines: Iterable[Text], widths: list[int], rights: list[bool]) -> None:
+    whole = Text()
+    for text, width, right in zip(lines, widths, rights, strict=True):
+        missing = " " * (width - text.cell_len)
+        whole.append(missing if right else "").append_text(text).append("" if right else missing).append(_GAP)
+    whole.rstrip()
+    shown.print(whole, soft_wrap=True)
 
 
 def fields(values: Mapping[str, object]) -> None:
     """Print names and values in two columns; what is absent is left out."""
-    shown = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    shown.add_column(style="dim", no_wrap=True)
-    shown.add_column(overflow="fold")
-    for name, value in values.items():
-        if value not in (None, "", {}, []):
-            shown.add_row(name, value if isinstance(value, Text) else clean(value))
-    console().print(shown)
+    known = {name: value for name, value in values.items() if value not in (None, "", {}, []) and str(value)}
+    table("", " ", rows=[(Text(name, "dim"), value) for name, value in known.items()], wraps=(" ",))
 
 
 def phase(name: object) -> Text:
@@ -85,9 +117,13 @@ def phase(name: object) -> Text:
     return Text(str(name), style=PHASE_STYLES.get(str(name), ""))
 
 
-def say(text: str = "", style: str = "") -> None:
-    """Print a line, wrapped at words."""
-    console().print(Text(text, style=style))
+def say(text: str = "", style: str = "", *, indent: int = 0) -> None:
+    """Print lines, wrapped at words, each this far from the edge."""
+    shown = console()
+    for part in text.split("\n"):
+        for line in Text(part, style=style).wrap(shown, max(shown.width - indent, _NARROWEST)) or [Text()]:
+            line.rstrip()
+            shown.print(Text(" " * indent).append_text(line), soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -98,6 +134,11 @@ def note(text: str) -> None:
 def cut(text: str, width: int) -> str:
     """At most so many signs, the last one a mark that there are more."""
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def now() -> datetime:
+    """The time at this terminal."""
+    return System().now()
 
 
 def moment(when: datetime) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich.padding import Padding
-from rich.text import Text
 
 from eventstore.codec import Json, loads_strictly
 from projections.cli import output
@@ -84,14 +82,12 @@ def _list(rows: list[ConfirmationRow]) -> None:
     for number, row in enumerate(rows):
         if number:
             output.say()
-        open_text(row, datetime.now(UTC))
+        open_text(row, output.now())
 
 
 def open_text(row: ConfirmationRow, now: datetime) -> None:
     """Print a question, all that is asked, and how to answer it."""
-    console = output.console()
-    heading = Text(f"{output.clean(row.run_id)} {output.clean(row.call_id)}: ", style="bold")
-    console.print(heading.append(f"may it call {output.clean(row.tool)}?", style="bold yellow"))
+    output.say(f"{output.clean(row.run_id)} {output.clean(row.call_id)}: may it call {output.clean(row.tool)}?", "bold")
     when = f"asked {output.ago(row.asked_at, now)}"
     if row.expires_at is not None:
         gone = row.expires_at <= now
@@ -101,23 +97,21 @@ def open_text(row: ConfirmationRow, now: datetime) -> None:
     if row.reason:
         when += f": {output.clean(row.reason)}"
     text = json.dumps(row.input, indent=2, ensure_ascii=False).splitlines()
-    lines = [output.clean(line) if line.strip() == line else line[: len(line) - len(line.lstrip())] + output.clean(line)
-             for line in text[:_LINES]]  # fmt: skip
-    console.print(Padding(Text(when), (0, 0, 0, 2)))
-    console.print(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
+    output.say(when, indent=2)
+    for line in text[:_LINES]:
+        inner = line.lstrip(" ")
+        output.say(output.clean(inner), indent=2 + len(line) - len(inner))
     if len(text) > _LINES:
-        console.print(
-            Padding(Text(f"… and {len(text) - _LINES} lines more; --json shows all of it", "red"), (0, 0, 0, 2))
-        )
+        output.say(f"… and {len(text) - _LINES} lines more; --json shows all of it", "red", indent=2)
 
 
 def _table(rows: list[ConfirmationRow]) -> None:
-    now = datetime.now(UTC)
+    now = output.now()
     output.table(
         "run", "call", "tool", "asked", "decision", "by", "comment",
         rows=[
             (row.run_id, row.call_id, row.tool, output.ago(row.asked_at, now), row.decision or "waits", row.by or "",
-             row.comment or row.reason or "")
+             row.comment or "")
             for row in rows
         ],
         wraps=("run", "call", "tool"),

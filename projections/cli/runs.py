@@ -38,7 +38,7 @@ class Since(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """See click."""
         if found := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+            return output.now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
         try:
             if re.fullmatch(r"\d{4}-\d\d-\d\d", value):
                 return datetime.combine(date.fromisoformat(value), time(), UTC)
@@ -120,7 +120,7 @@ def _row(runs: Runs, run_id: str) -> RunRow:
 
 
 def _table(rows: list[RunRow]) -> None:
-    now = datetime.now(UTC)
+    now = output.now()
     output.table(
         "run", "phase", "workflow", "try", "queued", "what",
         rows=[
@@ -140,16 +140,18 @@ def _what(row: RunRow, now: datetime) -> str:
         words.append("asked to stop")
     if row.open_questions:
         words.append(output.count(row.open_questions, "question") + " open")
+    elif row.waiting_for == "person":
+        words.append("answered, waits for a worker")
     elif row.waiting_for:
-        words.append(f"waits for {row.waiting_for}")
+        words.append(f"waits for {row.waiting_for}" + (f": {row.reason}" if row.reason else ""))
+    elif row.error:
+        words.append(f"{row.error['tag']}: {row.error['message']}")
+    elif row.reason:
+        words.append(row.reason)
     if row.waiting_until or row.not_before:
-        words.append(f"not before {output.ago(row.waiting_until or row.not_before, now)}")
+        words.append(f"due {output.ago(row.waiting_until or row.not_before, now)}")
     if row.crashes:
         words.append(output.count(row.crashes, "crash", "crashes"))
-    if row.error:
-        words.append(f"{row.error['tag']}: {row.error['message']}")
-    elif row.reason and not row.open_questions:
-        words.append(row.reason)
     if row.title:
         words.append(row.title)
     return ", ".join(words) or (f"by {row.worker.partition(':')[0]}" if row.worker and row.phase in ACTIVE else "")
@@ -194,7 +196,7 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str) -> None:
     checkpoint, usage = runs.checkpoints.get(run), runs.usage.get(run)
     known: dict[str, object] = {"stream" if row is None else "run": run, "phase": output.phase(phase)}
     if row is not None:
-        now = datetime.now(UTC)
+        now = output.now()
 
         def at(when: datetime | None) -> str:
             return "" if when is None else f"{output.moment(when)} UTC, {output.ago(when, now)}"
@@ -238,7 +240,7 @@ def _open(runs: Runs, run: str) -> None:
                    f"since {output.moment(call.called_at)}", style="bold")  # fmt: skip
     for question in runs.confirmations.where(run_id=run, decision=None, order="position"):
         output.say()
-        open_text(question, datetime.now(UTC))
+        open_text(question, output.now())
 
 
 @store_command("run")
