@@ -37,9 +37,8 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()) | st.integers(), inner) | st.tuples(inner),
     max_leaves=8,
 )
-MOMENTS = st.datetimes(
-    datetime(1000, 1, 2), datetime(9999, 12, 30), timezones=st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
-)  # fmt: skip
+ZONES = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+MOMENTS = st.datetimes(datetime(1000, 1, 2), datetime(9999, 12, 30), timezones=ZONES)  # noqa: DTZ001 - ZONES adds one
 
 
 def entry(kind, data):
@@ -79,15 +78,16 @@ def test_what_the_kit_calls_json_can_be_stored(value):
 @given(ANYTHING)
 @settings(max_examples=300)
 def test_a_value_comes_back_as_it_was_or_is_refused_with_the_path_to_its_fault(value):
-    try:
-        text = CODEC.encode(LogRecorded("a", "b", payload=value))
-    except InvalidPayload as error:
-        path, reason = fault_in(value)
-        assert error.path == path.replace("$", "$.payload", 1)
-        assert error.reason == reason
+    event = LogRecorded("a", "b", payload=value)
+    fault = fault_in({"source": "a", "kind": "b", "payload": value})
+
+    if fault is None:
+        again = CODEC.decode(entry("LogRecorded", CODEC.encode(event)))
+        assert repr(again.payload) == repr(as_lists(value))
     else:
-        assert fault_in(value) is None
-        assert repr(CODEC.decode(entry("LogRecorded", text)).payload) == repr(as_lists(value))
+        with pytest.raises(InvalidPayload) as caught:
+            CODEC.encode(event)
+        assert (caught.value.path, caught.value.reason) == fault
 
 
 @given(st.dictionaries(st.text(max_size=3), json_values(max_leaves=3)), st.randoms())

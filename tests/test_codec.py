@@ -199,7 +199,8 @@ def test_a_value_that_does_not_fit_its_field_is_refused(event, path):
     "value",
     [
         None, True, False, 0, -0.0, 1, 1.0, MAX_INTEGER, -MAX_INTEGER, 0.1, 5e-324, 1.7976931348623157e308,
-        "", "null", "\\u0000", "é🏃\u2028\x7f\x01", [], {}, [[]], {"": None}, {"a": {"b": [1, "2", None]}}, nested(MAX_DEPTH - 1),
+        "", "null", "\\u0000", "é🏃\u2028\x7f\x01", [], {}, [[]], {"": None},
+        {"a": {"b": [1, "2", None]}}, nested(MAX_DEPTH - 1),
     ],
     ids=str,
 )  # fmt: skip
@@ -286,7 +287,8 @@ def test_two_classes_of_one_name_are_refused():
 
 @pytest.mark.parametrize(
     "data",
-    ['{"unknown": 1}', '{"number": "1"}', '{"flag": 0}', '{"at": "yesterday"}', '{"at": "2026-01-01T00:00:00"}', "[]", "1", "{", ""],
+    ['{"unknown": 1}', '{"number": "1"}', '{"flag": 0}', '{"at": "yesterday"}', '{"at": "2026-01-01T00:00:00"}',
+     "[]", "1", "{", ""],
 )  # fmt: skip
 def test_an_entry_that_does_not_fit_its_class_is_unreadable(data):
     with pytest.raises(UnreadableEntry) as caught:
@@ -413,7 +415,7 @@ def test_json_from_elsewhere_is_read_strictly(text, reason):
 
 def test_a_digest_is_of_tool_and_input_whatever_the_order_of_keys():
     assert digest("t", {"a": 1, "b": 2}) == digest("t", {"b": 2, "a": 1})
-    assert len({digest("t", 1), digest("t", 1.0), digest("t", True), digest("t", "1"), digest("u", 1)}) == 5
+    assert len({digest("t", 1), digest("t", 1.0), digest("t", input=True), digest("t", "1"), digest("u", 1)}) == 5
     assert digest("t", (1,)) == digest("t", [1])
     assert canonical({"b": 1, "a": [None]}) == b'{"a":[null],"b":1}'
 

@@ -75,15 +75,11 @@ def test_an_error_may_be_raised_and_caught_by_its_base(kind):
 
 def test_the_tree_in_the_docstring_names_every_error_under_its_base_and_no_other():
     drawn = {}
-    base = None
     for line in errors.__doc__.splitlines():
         name = line.lstrip(" │├└─").split(" ")[0]
         if not any(mark in line for mark in ("├──", "└──")) or not name:
             continue
-        if line.startswith("    │   "):
-            base = "Refused"
-        else:
-            base = "EventStoreError"
+        base = "Refused" if line.startswith("    │   ") else "EventStoreError"
         drawn[name] = base
 
     defined = {kind.__name__: kind.__mro__[1].__name__ for kind in CLASSES}

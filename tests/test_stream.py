@@ -99,7 +99,7 @@ def test_an_expected_version_asks_for_a_conflict_instead_of_a_second_look(store,
     assert run.append(RunDescribed("t"), expected_version=1)[0].version == 2
 
 
-# --- transact ---------------------------------------------------------------------------------------------------------
+# --- transact -------------------------------------------------------------------------------------------------------
 
 
 def test_transact_decides_on_the_present_state_and_not_on_the_one_last_seen(store, run):
@@ -168,7 +168,7 @@ def test_of_many_who_transact_at_once_each_decides_on_the_others_results(store):
     assert len(store.stream("run-1", RUN).state.unanswered) == 5
 
 
-# --- two writers and the fence ------------------------------------------------------------------------------------------
+# --- two writers and the fence --------------------------------------------------------------------------------------
 
 
 def test_a_handle_that_began_an_attempt_writes_with_it(run):
@@ -242,7 +242,7 @@ def test_of_many_answers_at_once_one_stands(store, run):
         run.append(ConfirmationRequested("c1", "t"))
 
 
-# --- handles ------------------------------------------------------------------------------------------------------------
+# --- handles --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
