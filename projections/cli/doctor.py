@@ -141,7 +141,11 @@ def _tables(runs: Runs) -> Iterator[Finding]:
 
 
 def _runs(runs: Runs) -> Iterator[Finding]:
-    lost = [row.run_id for row in runs.lost()]
+    try:
+        lost = [row.run_id for row in runs.lost()]
+    except EventStoreError as error:
+        yield Finding("workers", ok=False, found=f"nobody knows: {error}")
+        return
     if lost:
         some = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")  # noqa: PLR2004 - a line's worth
         found = f"{output.count(len(lost), 'run')} of dead workers: {some}"

@@ -34,8 +34,9 @@ PHASE_STYLES = {
     "dropped": "magenta",
 }
 _GAP = "  "
-_WIDEST = 24
+_ENOUGH = 16
 _NARROWEST = 12
+"""Columns that a last column gets if the others can give way, and that the others keep."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -79,13 +80,13 @@ def table(
 
 
 def _fitted(widths: list[int], room: int, flexible: list[int]) -> list[int]:
-    """The widths that fit: the last column gives way to a point, then the widest of those that may wrap."""
-    wanted = min(widths[-1], _WIDEST)
+    """The widths that fit: the last column gives way to a point, then those that may wrap, from the right."""
+    wanted = min(widths[-1], _ENOUGH)
     while sum(widths[:-1]) + wanted > room:
-        widest = max(flexible, key=widths.__getitem__, default=None)
-        if widest is None or widths[widest] <= _NARROWEST:
+        yielding = [index for index in flexible if widths[index] > _NARROWEST]
+        if not yielding:
             break
-        widths[widest] -= 1
+        widths[yielding[-1]] -= 1
     return [*widths[:-1], min(widths[-1], max(room - sum(widths[:-1]), _NARROWEST))]
 
 

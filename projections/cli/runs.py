@@ -148,8 +148,9 @@ def _what(row: RunRow, now: datetime) -> str:
         words.append(f"{row.error['tag']}: {row.error['message']}")
     elif row.reason:
         words.append(row.reason)
-    if row.waiting_until or row.not_before:
-        words.append(f"due {output.ago(row.waiting_until or row.not_before, now)}")
+    due = row.waiting_until or row.not_before
+    if due is not None and due > now:
+        words.append(f"due {output.ago(due, now)}")
     if row.crashes:
         words.append(output.count(row.crashes, "crash", "crashes"))
     if row.title:

@@ -117,10 +117,9 @@ def _print(report: Report, seconds: float, *, check: bool) -> None:
     if not check:
         output.say(f"{tables} of {rows} made anew from {entries} {took}")
     elif report.differences or report.troubles:
-        found = output.count(report.differences, "difference")
-        output.say(
-            f"{found} in {tables} of {rows}, checked against {entries}; `runfold rebuild` mends them", style="bold"
-        )
+        wrong = [output.count(report.differences, "difference")] if report.differences else []
+        wrong += [f"{output.count(len(report.troubles), 'table')} without an answer"] if report.troubles else []
+        output.say(f"{' and '.join(wrong)}, checked against {entries}; `runfold rebuild` mends them", style="bold")
     else:
         output.say(f"{tables} of {rows} agree with the log of {entries}")
     if report.skipped:
