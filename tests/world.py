@@ -10,6 +10,7 @@ from eventstore.codec import from_microseconds
 from eventstore.memory import MemoryLog
 from eventstore.sqlite import SQLiteLog
 from projections import System, connect
+from projections.connecting import tables_of
 from projections.system import Identity
 
 
@@ -67,7 +68,9 @@ class World:
         return log
 
     def runs(self, *, app=None, system=None, log=None, **identity):
-        return connect(log or self.log(), app=app or self.app, system=system or self.system(**identity))
+        log = log or self.log()
+        tables = tables_of(getattr(log, "inner", log))
+        return connect(log, app=app or self.app, system=system or self.system(**identity), tables=tables)
 
     def worker(self, *, lease=timedelta(hours=12), **identity):
         """A daemon process: its store and its worker."""
