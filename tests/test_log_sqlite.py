@@ -262,10 +262,17 @@ def test_a_view_that_outlives_its_log_is_released_with_it(log):
 
 
 def processes(count, script, *arguments):
-    """Run a script in so many processes at once, each waiting for all to stand ready; what they print."""
-    program = (
-        f"import sys; number, *arguments = sys.argv[1:]; print('ready', flush=True); sys.stdin.readline(); {script}"
-    )
+    """Run a script in so many processes at once, begun when all stand ready, imports done; what they print."""
+    program = f"""
+import sys
+import sqlite_utils
+from eventstore import LogRecorded, connect
+from eventstore.sqlite import SQLiteLog
+number, *arguments = sys.argv[1:]
+print('ready', flush=True)
+sys.stdin.readline()
+{script}
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(
@@ -286,9 +293,7 @@ def processes(count, script, *arguments):
 
 
 def test_eight_processes_may_open_a_new_file_at_once(path):
-    script = "from eventstore.sqlite import SQLiteLog; log = SQLiteLog(arguments[0]); print(log.id); log.close()"
-
-    ids = processes(8, script, path)
+    ids = processes(8, "log = SQLiteLog(arguments[0]); print(log.id); log.close()", path)
 
     assert len(set(ids)) == 1
     log = SQLiteLog(path)
@@ -298,7 +303,6 @@ def test_eight_processes_may_open_a_new_file_at_once(path):
 
 
 APPEND = """
-from eventstore import LogRecorded, connect
 with connect(arguments[0]) as store:
     for count in range(500):
         store.append(f's{int(number) % 4}', LogRecorded('process', number, payload=count), key=f'{number}-{count}')
@@ -306,7 +310,7 @@ with connect(arguments[0]) as store:
 
 
 def test_eight_processes_append_five_hundred_each_and_all_of_them_stand(path):
-    processes(8, f"exec({APPEND!r})", path)
+    processes(8, APPEND, path)
 
     log = SQLiteLog(path)
     store = EventStore(log, [])

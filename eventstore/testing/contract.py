@@ -772,6 +772,12 @@ class LogContract:
 
         assert [recorded.position for recorded in seen.recorded] == [4]
 
+    def test_following_misses_nothing_of_more_than_a_page(self) -> None:
+        self.store.append("s", *[Counted(number) for number in range(1203)])
+        following = self.store.follow(types=[Counted])
+
+        assert [next(following).event.amount for _ in range(1203)] == list(range(1203))
+
     def test_following_ends_when_the_store_is_closed(self) -> None:
         self.store.append("s", Counted())
         seen = _Seen()

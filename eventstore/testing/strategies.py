@@ -205,7 +205,7 @@ _GOES_ON = st.integers(0, 3)
 
 
 @lru_cache(maxsize=4096)
-def _kinds(machine: Machine[Any], phase: Any, row: tuple[type, ...], early: bool) -> SearchStrategy[type]:  # noqa: FBT001
+def _kinds(machine: Machine[Any], phase: Any, row: tuple[type, ...], early: bool) -> SearchStrategy[type]:
     """Which event comes next: events with guards thrice as often, as what these look at takes several that fit.
 
     The ends stand last: so the others keep their places in what a shrinker sees, whether it is early or not.
