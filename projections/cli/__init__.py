@@ -88,7 +88,7 @@ class Runfold(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run a command and leave the process with its exit code."""
-        extra.pop("standalone_mode", None)
+        extra = {"prog_name": "runfold", **extra}
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a sign shows another
                 stream.reconfigure(errors="backslashreplace")
@@ -153,7 +153,7 @@ def _silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.command(cls=Runfold, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("runfold", cls=Runfold, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="runfold", message="%(prog)s %(version)s")
 def main() -> None:
     """The run store for agent daemons: an append-only log, and everything else a fold of it.

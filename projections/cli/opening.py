@@ -63,7 +63,9 @@ def store_command(
         )(call)
         call = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(call)
         call = click.argument("words", nargs=-1, metavar=metavar)(call)
-        return click.command(name=name)(call)
+        command = click.command(name=name)(call)
+        command.params.sort(key=lambda parameter: parameter.name in ("as_json", "app"))  # its own options come first
+        return command
 
     return decorate
 
@@ -122,7 +124,7 @@ def _placed(words: tuple[str, ...], names: tuple[str, ...], rest: str) -> tuple[
     else:
         raise click.UsageError(f"DATABASE is missing: name it, or set {ENVIRONMENT}")
     if missing := names[len(given) :]:
-        raise click.UsageError(f"{' and '.join(missing).upper()} missing after the database {database}")
+        raise click.UsageError(f"{' and '.join(map(str.upper, missing))} missing after the database {database}")
     arguments: dict[str, Any] = dict(zip(names, given, strict=False))
     if rest:
         return database, {**arguments, rest: tuple(given[len(names) :])}

@@ -50,7 +50,8 @@ class Since(click.ParamType[datetime]):
 @store_command()
 @click.option(
     "--phase", "phases", multiple=True, type=click.Choice([*map(str, ACTIVE), *map(str, _ENDED)]),
-    help="Only runs in this phase; may be given several times.",
+    metavar="PHASE",
+    help=f"Only runs in this phase ({', '.join((*ACTIVE, *_ENDED))}); may be given several times.",
 )  # fmt: skip
 @click.option("--workflow", help="Only runs of this workflow.")
 @click.option("--agent", help="Only runs of this agent.")

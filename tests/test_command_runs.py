@@ -1,0 +1,261 @@
+"""What an operator does with runs, questions and the log, command by command."""
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+import projections
+from eventstore.workflow import (
+    ConfirmationExpired,
+    ConfirmationRequested,
+    RunPaused,
+    RunQueued,
+    RunStarted,
+)
+from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, runfold, traced_database  # noqa: F401 - fixtures
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_lists_what_is_active_first(live):
+    runfold("import", live, TRACE)
+
+    rows = asked("runs", live)
+    assert [(row["run_id"], row["phase"]) for row in rows] == [
+        ("run-2", "started"), ("run-1", "paused"), ("build-9", "paused"), ("run-3", "queued"),
+        ("build-8", "failed"), ("build-7", "completed"),
+    ]  # fmt: skip
+    said = runfold("runs", live).stdout
+    assert [line.split()[0] for line in said.splitlines()] == ["run", *(row["run_id"] for row in rows)]
+    assert "1 question open" in said
+
+
+def test_runs_are_paged_in_the_same_order(live):
+    runfold("import", live, TRACE)
+    whole = [row["run_id"] for row in asked("runs", live, "--all", "--limit", "1")]
+
+    seen, after = [], []
+    while page := asked("runs", live, "--limit", "2", *after):
+        seen += [row["run_id"] for row in page]
+        after = ["--after", seen[-1]]
+    assert seen == whole
+    assert len(whole) == 6
+
+
+def test_runs_says_when_there_are_more(traced):
+    result = runfold("runs", traced, "--limit", "2")
+
+    assert result.stderr == "2 of 3 runs; more with --after build-8, or --all\n"
+    assert runfold("runs", traced).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--phase", "failed"], ["build-8"]),
+        (["--phase", "failed", "--phase", "completed"], ["build-8", "build-7"]),
+        (["--workflow", "audit"], ["build-9"]),
+        (["--agent", "clerk"], ["build-7"]),
+        (["--parent", "build-7"], ["build-8"]),
+        (["--since", "2026-01-01T08:21:00Z"], ["build-9", "build-8"]),
+        (["--since", "2026-01-02"], []),
+        (["--since", "1h"], []),
+        (["--limit", "0"], []),
+    ],
+)
+def test_runs_are_chosen(traced, options, found):
+    assert [row["run_id"] for row in asked("runs", traced, *options)] == found
+
+
+def test_show_tells_a_runs_life(traced):
+    said = runfold("show", traced, "build-7").stdout
+    events = re.findall(r"^ +(\d+)  \d\d:\d\d:\d\d +(?:#(\d))? +(\w+)", said, re.MULTILINE)
+
+    assert [int(version) for version, _, _ in events] == list(range(1, 22))
+    assert events[8] == ("9", "2", "RunResumed")
+    for words in (
+        "phase       completed",
+        "checkpoint  step 2, in version 18",
+        "2,000 tokens in, 120 out, $0.0200",
+        "crashes     1",
+    ):
+        assert words in said
+
+
+def test_show_tells_open_calls_and_the_whole_of_an_open_question(live):
+    assert "open call t1 of bash" in runfold("show", live, "run-2").stdout
+    said = runfold("show", live, "run-1").stdout
+    assert "run-1 c1: may it call ship?\n  asked" in said
+    assert '    "env": "prod",\n' in said
+
+    found = asked("show", live, "run-1")
+    assert found["confirmations"][0]["input"] == INPUT
+    assert found["events"][-1]["type"] == "RunPaused"
+    assert [call["call_id"] for call in asked("show", live, "run-2")["open_calls"]] == ["t1"]
+
+
+def test_show_tells_a_stream_that_is_no_run(traced):
+    assert runfold("show", traced, "notes").stdout.startswith("stream  notes\nphase   open\n")
+
+
+def test_events_are_chosen_and_told_a_line_each(traced):
+    def positions(*options):
+        said = runfold("events", traced, "--json", *options).stdout
+        return [json.loads(line)["position"] for line in said.splitlines()]
+
+    assert positions() == list(range(1, 33))
+    assert positions("--after", "30") == [31, 32]
+    assert positions("--limit", "2") == [1, 2]
+    assert positions("--type", "RunStarted", "--type", "MetaSet") == [2, 24, 27, 32]
+    assert positions("--stream", "build-8") == [22, 23, 24, 25]
+    assert positions("--stream", "build-8", "--type", "RunStarted", "--after", "22") == [24]
+    assert runfold("events", traced, "--stream", "notes").stdout.count("\n") == 3
+
+
+def test_tail_shows_the_last(traced):
+    said = runfold("tail", traced, "-n", "2").stdout.splitlines()
+
+    assert [line.split()[3] for line in said[1:]] == ["LogRecorded", "MetaSet"]
+
+
+def test_stats_counts(live):
+    found = asked("stats", live)
+
+    assert found["runs"] == {"queued": 1, "started": 1, "paused": 1}
+    assert (found["streams"], found["open_questions"]) == (3, 1)
+    assert sum(item["events"] for item in found["types"]) == found["entries"]
+    assert found["bytes"] > 4096
+    assert {item["name"]: item["behind"] for item in found["projections"]} == dict.fromkeys(
+        ("workflow_runs", "checkpoints", "confirmations", "usage"), 0
+    )
+    said = runfold("stats", live).stdout
+    assert "runs       1 queued, 1 started, 1 paused" in said
+
+
+# --- deciding -----------------------------------------------------------------------------------------------------
+
+
+def test_confirmations_shows_what_waits_and_all_shows_what_became_of_it(live):
+    assert [(row["run_id"], row["call_id"]) for row in asked("confirmations", live)] == [("run-1", "c1")]
+
+    runfold("deny", live, "run-1", "c1", "--by", "bob", "--comment", "not on a Friday")
+    assert runfold("confirmations", live).stdout == "nothing waits for an answer\n"
+    (row,) = asked("confirmations", live, "--all")
+    assert (row["decision"], row["by"], row["comment"]) == ("denied", "bob", "not on a Friday")
+
+
+def test_an_approval_carries_all_that_was_said(live):
+    event = asked(
+        "approve", live, "run-1", "c1", "--by", "alice", "--comment", "go",
+        "--input", '{"env": "test"}', "--result", "[1, null]",
+    )  # fmt: skip
+
+    assert event["data"] == {
+        "call_id": "c1", "decision": "approved", "by": "alice", "comment": "go", "input": {"env": "test"},
+        "result": [1, None],
+    }  # fmt: skip
+
+
+def test_who_decides_is_the_login_name_unless_given(live, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "carol")
+
+    assert runfold("approve", live, "run-1", "c1").stdout == "c1 of run-1 is approved by carol\n"
+
+
+def test_a_second_decision_is_refused_and_says_who_when_and_what(live):
+    runfold("approve", live, "run-1", "c1", "--by", "alice")
+    before = runfold("export", live).stdout
+
+    said = runfold("deny", live, "run-1", "c1", "--by", "bob", code=1).stderr
+    assert said.startswith("Error: call c1 of run-1 is approved by alice at 20")
+    assert runfold("export", live).stdout == before
+
+
+def test_an_answer_that_comes_too_late_expires_the_question_instead(live):
+    with projections.connect(live) as runs:
+        runs.store.append("run-9", *overdue_question())
+
+    said = runfold("approve", live, "run-9", "q", "--by", "alice", code=1).stderr
+    assert said.startswith("Error: call q of run-9 is expired at 20")
+    with projections.connect(live) as runs:
+        assert list(runs.store.read("run-9"))[-1].event == ConfirmationExpired("q")
+
+
+def overdue_question():
+    question = ConfirmationRequested("q", "ship", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    return RunQueued("w"), RunStarted("a"), question, RunPaused("person")
+
+
+def test_cancel_ends_a_run_and_interrupt_asks_it(live):
+    assert runfold("cancel", live, "run-3", "--by", "bob", "--reason", "not tonight").stdout == "run-3 is cancelled\n"
+    assert "asked to stop; its worker" in runfold("interrupt", live, "run-2").stdout
+    assert runfold("interrupt", live, "run-1").stdout == "run-1 is interrupted\n"
+
+    phases = {row["run_id"]: row["phase"] for row in asked("runs", live)}
+    assert phases == {"run-1": "interrupted", "run-2": "started", "run-3": "cancelled"}
+
+
+def test_recover_says_what_it_would_do_and_does_it(live):
+    runfold("interrupt", live, "run-2")
+    before = runfold("export", live).stdout
+
+    assert asked("recover", live, "--dry-run")["interrupted"] == ["run-2"]
+    assert runfold("export", live).stdout == before
+    assert asked("recover", live)["interrupted"] == ["run-2"]
+    assert runfold("recover", live).stdout == "nothing to recover\n"
+
+
+def test_recover_counts_crashes_as_told(live):
+    assert asked("recover", live, "--max-crashes", "0")["crashed"] == ["run-2"]
+
+
+# --- exchange -----------------------------------------------------------------------------------------------------
+
+
+def test_export_and_import_through_files_and_pipes(traced, tmp_path):
+    exported = runfold("export", traced).stdout_bytes
+
+    assert runfold("export", traced, "-o", "out.jsonl").stderr == "out.jsonl: 32 events\n"
+    assert (tmp_path / "out.jsonl").read_bytes() == exported
+    assert runfold("import", "y.db", "-", input=exported).stdout == "-: 32 events of 4 streams\n"
+    assert runfold("import", "y.db", "out.jsonl", "--resume").stdout == (
+        "out.jsonl: 0 events of 4 streams, 32 stood already\n"
+    )
+    assert runfold("rebuild", "y.db", "--check").stdout == "4 tables of 7 rows agree with the log of 32 events\n"
+
+
+def test_a_refused_file_leaves_the_files_before_it(tmp_path):
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"stream":"a","type":"MetaSet","data":{"name":"n"}}\n')
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"stream":"b","type":"MetaSet","data":{"name":"n"}}\n{}\n')
+
+    result = runfold("import", "x.db", good, bad, "--json", code=1)
+    assert [item["events"] for item in json.loads(result.stdout)] == [1]
+    assert f"{bad}, line 2: the line lacks" in result.stderr
+    assert asked("stats", "x.db")["streams"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["export", "x.db", "-o", "x.db"], "x.db is the database itself"),
+        (["import", "x.db", "x.db"], "x.db is the database itself"),
+        (["import", "x.db", "."], ". is a folder"),
+    ],
+)
+def test_the_database_and_folders_are_not_taken_for_files(traced, words, error):
+    before = traced.read_bytes()
+
+    assert runfold(*words, code=2).stderr.startswith(f"Error: {error}")
+    assert traced.read_bytes() == before
+
+
+def test_an_export_that_fails_leaves_the_old_file_and_no_other(traced, tmp_path):
+    (tmp_path / "out.jsonl").write_text("old")
+
+    runfold("export", traced, "-o", "out.jsonl", "--stream", "nosuch", code=1)
+    assert (tmp_path / "out.jsonl").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
