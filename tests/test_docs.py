@@ -1,0 +1,210 @@
+"""The documentation cannot lie: pages are run, the reference is drawn from the code, links and names resolve."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import projections
+from docs import generate, pages
+
+ROOT = Path(__file__).parent.parent
+PAGES = pages.every_page()
+RUNNABLE = [page for page in PAGES if pages.runnable(page)]
+PROSE = [page for page in PAGES if page.parent.name != "reference"]
+
+
+def relative(page):
+    return str(page.relative_to(ROOT))
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page):
+    found = re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text()))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=relative)
+def test_a_page_shows_what_comes_when_a_reader_does_as_it_says(page):
+    wrong = pages.run(page)
+
+    assert wrong == [], "\n".join(map(str, wrong))
+
+
+def test_the_tutorial_kills_a_real_process_and_brings_the_run_to_its_end():
+    tutorial = (ROOT / "docs/tutorial/index.md").read_text()
+    commands = [
+        line for block in pages.blocks(tutorial) if block.language == "console" for line in block.text.split("\n")
+    ]
+
+    assert "$ kill -9 $!" in commands
+    assert any(line.split()[:1] == ["release-1"] and "completed" in line for line in commands)
+
+
+def test_the_example_of_the_readme_ships_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in pages.blocks((ROOT / "README.md").read_text()) if block.language == "python")
+    printed = io.StringIO()
+
+    with contextlib.redirect_stdout(printed):
+        exec(example.text, {"__name__": "readme"})
+
+    assert printed.getvalue().splitlines()[-1] == "shipped to prod"
+
+
+def test_the_pages_drawn_from_the_code_are_up_to_date(capsys):
+    code = generate.main(["--check"])
+
+    assert code == 0, f"{capsys.readouterr().out}run `python docs/generate.py`"
+
+
+def test_a_page_that_shows_something_else_is_found_and_put_right(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ echo 2026-01-31 one\n2025-12-24 two\n$ echo same\nsame\n```\n")
+
+    (wrong,) = pages.run(page)
+    assert "echo 2026-01-31 one" in wrong.what
+
+    assert pages.run(page, write=True) == []
+    assert page.read_text() == "```console\n$ echo 2026-01-31 one\n2026-01-31 one\n$ echo same\nsame\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("```python\nassert False, 'no'\n```\n", "AssertionError: no"),
+        ("```pycon\n>>> 1 + 1\n3\n```\n", "Got:\n    2"),
+        ("<!-- from: docs/examples/my_machine.py -->\n```python\nnot there\n```\n", "no part of"),
+    ],
+    ids=["python", "pycon", "from"],
+)
+def test_each_kind_of_block_can_be_found_wrong(tmp_path, text, what):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+
+    (wrong,) = pages.run(page)
+    assert what in str(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_link_leads_somewhere(page):
+    missing = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+
+    assert missing == []
+
+
+def test_every_page_is_reached_from_the_first_one():
+    seen = {ROOT / "docs/index.md"}
+    pending = list(seen)
+    while pending:
+        page = pending.pop()
+        near = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        inside = {found for folder in near if folder.is_dir() for found in folder.glob("*.md")}
+        new = {found for found in near | inside if found.suffix == ".md" and found.is_file()} - seen
+        seen |= new
+        pending += new
+
+    assert set(PAGES) - seen <= {ROOT / "README.md"}
+
+
+def test_every_promise_names_tests_that_exist():
+    sources = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("property_tests/**/*.py"), *ROOT.glob("*/testing/*.py")]
+    known = set(re.findall(r"def (test_\w+)", "\n".join(source.read_text() for source in sources)))
+    text = (ROOT / "docs/explanation/guarantees.md").read_text()
+    promised = text.partition("## Promised")[2].partition("## Not promised")[0]
+    rows = [line for line in promised.splitlines() if line.startswith("| **")]
+
+    assert rows
+    assert [row for row in rows if "`test_" not in row] == []
+    assert set(re.findall(r"`(test_\w+)`", text)) - known == set()
+
+
+def test_the_commands_for_contributors_are_those_that_ci_runs():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    commands = {line for block in pages.blocks(text) if block.language == "sh" for line in block.text.splitlines()}
+    run = (ROOT / ".ci/run").read_text() + (ROOT / "README.md").read_text()
+
+    own = {".venv/bin/python docs/generate.py", ".venv/bin/python docs/pages.py"}
+    assert {command for command in commands - own if command not in run} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_no_page_speaks_of_the_machine_it_was_written_on(page):
+    text = page.read_text()
+
+    assert not re.search(r"/(work|root|home|tmp)/\w|/\.pyenv|" + re.escape(str(ROOT)), text)
+
+
+@pytest.fixture
+def example(tmp_path):
+    """Start the example daemon on the test's database; whatever was started is gone after the test."""
+    started = []
+
+    def start(*arguments):
+        command = [sys.executable, ROOT / "docs/examples/daemon.py", "agent.db", *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def phase_of(path, run_id, wanted):
+    deadline = time.monotonic() + 20
+    with projections.connect(path / "agent.db") as runs:
+        while (phase := runs.workflow_runs.get(run_id).phase) != wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return phase
+
+
+def test_the_example_daemon_outlives_kill_9_and_the_operator_sees_it_to_its_end(tmp_path, example):
+    run_id = example("submit").communicate()[0].strip()
+    daemon = example()
+    assert phase_of(tmp_path, run_id, "paused") == "paused"
+    daemon.kill()
+    first, _ = daemon.communicate()
+    binaries = Path(sys.executable).parent
+    operator = subprocess.run(
+        ["sh", ROOT / "docs/examples/operator.sh", "agent.db"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    daemon = example()
+    ended = phase_of(tmp_path, run_id, "completed")
+    daemon.send_signal(signal.SIGTERM)
+    second, _ = daemon.communicate(timeout=20)
+
+    assert operator.returncode == 0, operator.stderr
+    assert (tmp_path / "log.jsonl").read_text().count("\n") > 0
+    assert ended == "completed"
+    assert daemon.returncode == 0
+    assert (first + second).count("running {'env': 'prod'}") == 1
+    assert (first + second).count("running {'path': '.'}") == 1
