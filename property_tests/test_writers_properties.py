@@ -1,0 +1,137 @@
+"""Many writers on one stream: what was acknowledged is in the log, each once, each legal; what was refused is not."""
+
+import tempfile
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventstore import RUN, EventStore
+from eventstore.errors import Refused
+from eventstore.memory import MemoryLog
+from eventstore.sqlite import SQLiteLog
+from eventstore.testing import histories
+from eventstore.workflow import RunQueued
+from projections.rebuilding import Replay
+
+
+class Handles:
+    """Further handles on one new log."""
+
+    def __init__(self, backend):
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "agent.db" if backend == "sqlite" else None
+        self._memory = MemoryLog()
+        self._open = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        for store in self._open:
+            store.close()
+        self._folder.cleanup()
+
+    def another(self):
+        log = SQLiteLog(self._path, synchronous="NORMAL") if self._path else self._memory.reopen()
+        self._open.append(EventStore(log, (RUN,)))
+        return self._open[-1]
+
+
+def legal(store):
+    """Every entry is one that its stream could take, from the first one on."""
+    replay = Replay(store)
+
+    def job(transaction):
+        for entry in transaction.read_all(after=0, limit=10_000):
+            replay.admit(transaction, store.codec.recorded(entry))
+
+    store.write(job)
+
+
+def try_to(stream, event, **options):
+    try:
+        return stream.append(event, **options)
+    except Refused:
+        return ()
+
+
+SOURCES = st.lists(histories(RUN, min_size=1, max_size=10), min_size=2, max_size=3)
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(sources=SOURCES, order=st.lists(st.integers(0, 2), max_size=30), keyed=st.booleans())
+def test_interleaved_by_hand_acknowledged_is_in_the_log_once_and_refused_is_not(backend, sources, order, keyed):
+    """Each writer has a handle, a history of its own in mind, and an old view of the one stream they share."""
+    with Handles(backend) as handles:
+        streams = [handles.another().stream("run-1", RUN) for _ in sources]
+        left = [list(enumerate(history)) for history in sources]
+        acknowledged = []
+        for turn in [*order, *(n for n in range(len(sources)) for _ in range(10))]:
+            who = turn % len(sources)
+            if left[who]:
+                number, event = left[who].pop(0)
+                before = handles._open[0].head()
+                done = try_to(streams[who], event, key=f"{who}-{number}" if keyed else None)
+                if done and keyed:
+                    assert streams[who].append(event, key=f"{who}-{number}") == done
+                acknowledged += done
+                assert done or handles._open[0].head() == before
+
+        reader = handles.another()
+        assert list(reader.read_all()) == acknowledged
+        assert [recorded.version for recorded in acknowledged] == list(range(1, len(acknowledged) + 1))
+        legal(reader)
+        states = [stream.refresh().state for stream in streams]
+        assert all(state == states[0] for state in states)
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(sources=st.lists(histories(RUN, min_size=2, max_size=8), min_size=3, max_size=3), shared=st.booleans())
+def test_threads_at_once_acknowledged_is_in_the_log_once_in_each_threads_order(backend, sources, shared):
+    with Handles(backend) as handles:
+        one = handles.another()
+        handle = one.stream("run-1", RUN)
+        streams = [handle if shared else (one if n == 0 else handles.another()).stream("run-1", RUN) for n in range(3)]
+        gate = threading.Barrier(3)
+
+        def write(who):
+            gate.wait()
+            done = []
+            for number, event in enumerate(sources[who]):
+                done += try_to(streams[who], event, key=f"{who}-{number}")
+            return done
+
+        with ThreadPoolExecutor(3) as pool:
+            acknowledged = list(pool.map(write, range(3)))
+
+        written = list(handles.another().read_all())
+        assert sorted((r.position for done in acknowledged for r in done)) == [r.position for r in written]
+        assert {r.entry for done in acknowledged for r in done} == {r.entry for r in written}
+        for done in acknowledged:
+            assert [r.position for r in done] == sorted(r.position for r in done)
+        legal(handles.another())
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(keys=st.lists(st.sampled_from("abc"), min_size=3, max_size=12))
+def test_the_same_key_from_many_threads_is_one_entry_for_all(backend, keys):
+    with Handles(backend) as handles:
+        stores = [handles.another() for _ in range(3)]
+
+        def submit(item):
+            number, key = item
+            return stores[number % 3].append(f"run-{key}", RunQueued("deploy", {"of": key}), key=key)
+
+        with ThreadPoolExecutor(3) as pool:
+            answers = [answer for (answer,) in pool.map(submit, enumerate(keys))]
+
+        assert Counter(r.stream for r in stores[0].read_all()) == Counter({f"run-{key}": 1 for key in keys})
+        assert {r.entry for r in answers} == {r.entry for r in stores[0].read_all()}
