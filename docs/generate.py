@@ -13,7 +13,9 @@ import ast
 import inspect
 import itertools
 import re
+import sqlite3
 import sys
+import tempfile
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import errors, log, notes, sqlite, workflow
+from eventstore import errors, log, notes, workflow
 from projections import connecting, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
@@ -405,7 +407,7 @@ def _paragraphs(item: Any) -> str:
 def _entries(section: str) -> list[str]:
     entries: list[str] = []
     for line in section.splitlines():
-        if line.startswith(" ") and entries:
+        if entries and (line.startswith(" ") or entries[-1].endswith(",")):
             entries[-1] += " " + line.strip()
         else:
             entries.append(line.strip())
@@ -496,7 +498,14 @@ def _sample(kind: type) -> str:
     if not attrs.has(kind):
         return str(kind())
     given = {**_SAMPLES, **_SAMPLES_OF.get(kind.__name__, {})}
-    return str(kind(**{name: given[name] for name in kind.__annotations__})).replace("\n", " ")
+    values = {name: given[name] if name in given else _made_up(name, kind) for name in kind.__annotations__}
+    return str(kind(**values)).replace("\n", " ")
+
+
+def _made_up(name: str, kind: type) -> Any:
+    """A value for a field that no sample is given for: better a dull page than none."""
+    plain = {"int": 7, "float": 7.0, "bytes": bytes(32), "bool": True, "tuple[str, ...]": (name,)}
+    return plain.get(kind.__annotations__[name], name)
 
 
 def _raised_by() -> dict[str, list[str]]:
@@ -540,66 +549,88 @@ _EVENTS_COLUMNS = {
 @page("schema.md")
 def schema_page() -> str:
     """Tables and columns, as a new database has them."""
-    statements = "\n;\n\n".join(statement.strip() for statement in sqlite.SCHEMA).replace("\n;", ";") + ";"
-    return "\n\n".join([
+    facts, found = _new_database()
+    known = ("events", "log", *(projection.name for projection in connecting.BUILT_IN), CURSORS.name, WORKERS.name)
+    others = [_statements(found, name) for name in found if name not in known]
+    parts = [
         "# Schema",
         NOTICE,
-        ("One SQLite file holds the log, the tables that are folds of it, their cursors, and who is alive. Any SQLite "
-        "tool may read it (open it read-only, and from another process than the daemon). Write only through Runfold."),
-        (f"`application_id` is `0x{sqlite.APPLICATION_ID:08x}` and `user_version` is "
-        f"{len(sqlite._MIGRATIONS)}. A database with a higher number is refused; one with a lower "  # noqa: SLF001
-        "number is brought up in one transaction. The journal mode is WAL. Times are microseconds since 1970, UTC."),
+        (
+            "One SQLite file holds the log, the tables that are folds of it, their cursors, and who is alive. Any "
+            "SQLite tool may read it (open it read-only, and from another process than the daemon). Write only through "
+            "Runfold. What follows was read from a new database."
+        ),
+        (
+            f"`application_id` is `0x{facts['application_id']:08x}`, `user_version` is {facts['user_version']}, and "
+            f"the journal mode is {facts['journal_mode'].upper()}. A database with a higher `user_version` is refused; "
+            "one with a lower one is brought up in one transaction. Times are microseconds since 1970, UTC."
+        ),
         "## The log",
-        f"```sql\n{statements}\n```",
+        _statements(found, "events"),
         "\n".join(["| column | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in _EVENTS_COLUMNS.items())]),
-        "UPDATE and DELETE are refused by triggers, for every program that opens the file.",
+        "The triggers refuse UPDATE and DELETE to every program. The table `log` holds the log's own random id:",
+        _statements(found, "log"),
         "## The chain",
         _prose(inspect.cleandoc(log.chain.__doc__)),
-        "The hash is written from the first entry on. Nothing verifies it yet: a command for that is to come.",
         "## Projections",
-        ("Each projection has one table named after it. `_position` is the position of the event that last touched the "
-        "row. What the columns mean: [Events](events.md#rows-of-the-projections)."),
-        *[_table(Table.of(p.name, p.row, p.key, p.indexes)) for p in connecting.BUILT_IN],
-        ("A rebuild or check that is running keeps its tables beside these, with `__shadow` or `__check` at the end of "
-        "the name."),
+        (
+            "Each projection has one table named after it. `_position` is the position of the event that last touched "
+            "the row. What the columns mean: [Events](events.md#rows-of-the-projections)."
+        ),
+        *[_statements(found, projection.name) for projection in connecting.BUILT_IN],
+        (
+            "A rebuild or check that is running keeps its tables beside these, with `__shadow` or `__check` at the end "
+            "of the name. A `…` above is made anew with each table."
+        ),
         "## Cursors",
-        ("How far each projection has come, whose it is (`fingerprint` is of its version and row class), and whether "
-        "it stands still. A missing cursor is never read as 0."),
-        _table(CURSORS),
+        (
+            "How far each projection has come, whose it is (`fingerprint` is of its name, version, key and row class), "
+            "and whether it stands still. A missing cursor is never read as 0."
+        ),
+        _statements(found, CURSORS.name),
         "## Workers",
-        ("One row a worker process, renewed by a thread of it. It says who is alive, and holds no facts: losing it "
-        "nothing."),
-        _table(WORKERS),
-    ]) + "\n"  # fmt: skip
+        (
+            "One row a worker process, renewed by a thread of it. It says who is alive, and holds no facts: losing it "
+            "loses nothing."
+        ),
+        _statements(found, WORKERS.name),
+        *(["## Other tables", *others] if others else []),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Any) -> str:
-    """CREATE TABLE as it stands in a real database, a column a line."""
-    executed: list[str] = []
+def _new_database() -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The pragmas of a new database, and table -> the statements that made it, its indexes and its triggers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "new.db"
+        with projections.connect(path) as runs, runs.worker("new"):
+            pass
+        database = sqlite3.connect(path)
+        pragmas = ("application_id", "user_version", "journal_mode")
+        facts = {name: database.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
+        rows = database.execute(
+            "SELECT tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+        ).fetchall()
+        database.close()
+    found: dict[str, list[str]] = {}
+    for table, sql in rows:
+        found.setdefault(table, []).append(sql)
+    return facts, found
 
-    class Listener:
-        def execute(self, sql: str, *_: Any) -> None:
-            executed.append(sql)
 
-    connecting_tables().create(Listener(), table)
-    statements = []
-    for sql in executed:
-        text = re.sub(r"_[0-9a-f]{8}\" ON", '_…" ON', sql)
-        statements.append(text if len(text) <= 100 else _wrapped(text))
-    return "```sql\n" + ";\n".join(statements) + ";\n```"
-
-
-def connecting_tables() -> Any:
-    """The SQLite tables."""
-    from projections.sqlite import SQLiteTables  # noqa: PLC0415
-
-    return SQLiteTables()
+def _statements(found: dict[str, list[str]], table: str) -> str:
+    """The statements of one table, a column a line."""
+    shown = []
+    for sql in sorted(found[table], key=lambda sql: not sql.startswith("CREATE TABLE")):
+        text = re.sub(r"_[0-9a-f]{8}\" ON", '_…" ON', sql.strip())
+        shown.append(_wrapped(text) if text.startswith("CREATE TABLE") else text)
+    return "```sql\n" + ";\n".join(shown) + ";\n```"
 
 
 def _wrapped(sql: str) -> str:
     head, _, rest = sql.partition("(")
     inner, _, tail = rest.rpartition(")")
-    return f"{head}(\n" + ",\n".join(f"    {part}" for part in _split(inner)) + f"\n){tail}"
+    return f"{head}(\n" + ",\n".join(f"    {_line(part)}" for part in _split(inner)) + f"\n){tail}"
 
 
 if __name__ == "__main__":
