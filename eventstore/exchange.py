@@ -210,7 +210,7 @@ def _parsed(raw: bytes) -> _Line:
 
 def _json(raw: bytes) -> Json:
     try:
-        text = raw.decode()
+        text = raw.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"the line is not UTF-8 at byte {error.start + 1}; write it as UTF-8") from None
     if not text.strip():
