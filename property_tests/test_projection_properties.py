@@ -159,7 +159,10 @@ def test_beside_writers_without_projections_and_readers_that_catch_up_no_row_is_
     backend, batches, who, size, gap, looks
 ):
     with opened(backend) as another, chunks(size, gap):
-        one, other = connect(another(), app=APP, system=STILL), connect(another(), app=App(projections=[TOOLS]), system=STILL)
+        one, other = (
+            connect(another(), app=APP, system=STILL),
+            connect(another(), app=App(projections=[TOOLS]), system=STILL),
+        )
         plain = EventStore(another(), (RUN,), clock=STILL.microseconds)
         stores = (one.store, other.store, plain)
         held = {}

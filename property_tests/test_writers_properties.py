@@ -112,7 +112,7 @@ def test_threads_at_once_acknowledged_is_in_the_log_once_in_each_threads_order(b
             acknowledged = list(pool.map(write, range(3)))
 
         written = list(handles.another().read_all())
-        assert sorted((r.position for done in acknowledged for r in done)) == [r.position for r in written]
+        assert sorted(r.position for done in acknowledged for r in done) == [r.position for r in written]
         assert {r.entry for done in acknowledged for r in done} == {r.entry for r in written}
         for done in acknowledged:
             assert [r.position for r in done] == sorted(r.position for r in done)

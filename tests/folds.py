@@ -56,9 +56,7 @@ MARKS = Projection(
     key=("stream", "name"),
     events=(MetaSet, LogRecorded),
     evolve=mark,
-    locate=lambda recorded: (
-        (recorded.stream, recorded.event.name) if recorded.kind is MetaSet else (recorded.stream,)
-    ),
+    locate=lambda recorded: (recorded.stream, recorded.event.name) if recorded.kind is MetaSet else (recorded.stream,),
 )
 
 

@@ -5,7 +5,6 @@ from concurrent.futures import CancelledError
 from datetime import timedelta
 
 import pytest
-from tests.world import World
 
 from eventstore.errors import (
     CallReused,
@@ -27,6 +26,7 @@ from eventstore.workflow import (
     ToolCalled,
     ToolReturned,
 )
+from tests.world import World
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -143,8 +143,8 @@ def test_a_message_that_cannot_be_stored_fails_the_run_all_the_same(attempt, run
 
 
 def test_an_exception_after_the_end_changes_nothing(attempt, runs):
+    attempt.append(RunCompleted())
     with pytest.raises(ZeroDivisionError), attempt:
-        attempt.append(RunCompleted())
         1 / 0  # noqa: B018 - it raises
 
     assert row(runs).phase == "completed"

@@ -32,7 +32,9 @@ def process(path, program):
         yield started
     finally:
         started.kill()
-        started.communicate()
+        started.wait()
+        for pipe in (started.stdin, started.stdout, started.stderr):
+            pipe.close()
 
 
 def says(started, word):

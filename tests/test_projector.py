@@ -383,7 +383,7 @@ class NotARow:
         (lambda _r: BrittleRow("another", 1), "must keep the row's key"),
         (lambda r: BrittleRow(r.event.workflow, "1"), "must be an integer"),
         (lambda r: BrittleRow(r.event.workflow, 2**63), "64 bits"),
-        (lambda r: BrittleRow(r.event.workflow, True), "must be an integer"),
+        (lambda r: BrittleRow(r.event.workflow, runs=True), "must be an integer"),
         (lambda r: BrittleRow(r.event.workflow, None), "must be an integer"),
     ],
 )

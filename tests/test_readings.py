@@ -32,9 +32,9 @@ def runs():
 
 
 def test_messages_come_in_order_with_their_place_and_attempt(runs):
-    assert [(message.role, message.content, message.version, message.attempt) for message in runs.messages("run-1")] == [
-        ("user", "go", 3, 1), ("assistant", ["shipping"], 8, 2)
-    ]  # fmt: skip
+    said = [(message.role, message.content, message.version, message.attempt) for message in runs.messages("run-1")]
+
+    assert said == [("user", "go", 3, 1), ("assistant", ["shipping"], 8, 2)]
 
 
 def test_calls_come_in_the_order_of_their_opening_with_the_open_ones(runs):

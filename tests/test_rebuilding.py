@@ -1,11 +1,9 @@
 """Tables made anew and proved right: swapped whole or not at all, every difference named, an illegal entry named."""
 
 import pytest
-from attrs import evolve
 
 from eventstore import RUN, EventStore
 from eventstore.errors import InvalidArgument, RebuildSuperseded, ReplayRefused
-from eventstore.log import Entry, chain
 from eventstore.workflow import (
     CheckpointSaved,
     ConfirmationRequested,
@@ -24,7 +22,7 @@ from projections.testing import Killed, MortalLog
 from projections.usage import USAGE
 from projections.workflow_runs import WORKFLOW_RUNS
 from tests.folds import MARKS, TALLY
-from tests.world import World
+from tests.world import World, forge
 
 APP = App(projections=[TALLY, MARKS])
 NAMES = ("workflow_runs", "checkpoints", "confirmations", "usage", "tally", "marks")
@@ -74,19 +72,7 @@ def put(world, runs, projection, **changed):
 
 
 def tamper(world, *entries, stream="run-1"):
-    """Put entries straight into the log, past the gate, with a true hash."""
-
-    def job(transaction):
-        head = transaction.head()
-        made, previous, version = [], head.hash, transaction.version(stream)
-        for number, (kind, data) in enumerate(entries, start=1):
-            entry = Entry(head.position + number, stream, version + number, kind, head.recorded_at, None, 1, None, b"",
-                          None, data)  # fmt: skip
-            previous = chain(previous, entry)
-            made.append(evolve(entry, hash=previous))
-        transaction.insert(made)
-
-    world.log().write(job)
+    forge(world.log(), *entries, stream=stream)
 
 
 # --- rebuild --------------------------------------------------------------------------------------------------------
@@ -173,7 +159,9 @@ def no_shadows(runs):
     with runs.store.reading() as reading:
         names = set(runs._projector.cursors(reading))
         return names == set(NAMES) and not any(
-            runs._projector.tables.exists(reading, runs._projector.table(projection).renamed(f"{projection.name}__{of}"))
+            runs._projector.tables.exists(
+                reading, runs._projector.table(projection).renamed(f"{projection.name}__{of}")
+            )
             for projection in runs.projections
             for of in ("shadow", "check")
         )
@@ -196,9 +184,7 @@ def test_ctrl_c_leaves_the_old_tables_and_nothing_else(runs, monkeypatch, act):
 
 @pytest.mark.parametrize("write", [1, 2, 3, 6, 7])
 @pytest.mark.parametrize("act", ["rebuild", "check"])
-def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(
-    world, runs, monkeypatch, write, act
-):
+def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(world, runs, monkeypatch, write, act):
     monkeypatch.setattr(rebuilding, "CHUNK", 4)
     before = {name: rows for name, rows in contents(runs).items() if name != "cursors"}
     log = MortalLog(world.log())
@@ -369,9 +355,7 @@ def test_right_tables_are_right_and_stay_as_they_are(runs):
         (TALLY, "messages", 4, "MessageRecorded"),
     ],
 )
-def test_an_altered_row_is_found_with_column_both_values_and_the_event(
-    world, runs, projection, column, value, event
-):
+def test_an_altered_row_is_found_with_column_both_values_and_the_event(world, runs, projection, column, value, event):
     before = contents(runs)[projection.name][0]
     put(world, runs, projection, **{column: value})
 

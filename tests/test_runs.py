@@ -1,4 +1,4 @@
-"""Runs, as users hold them: submit, decide, cancel, interrupt; each durable when it returns, or refused with a reason."""
+"""Runs, as users hold them: submit, decide, cancel, interrupt; durable when it returns, or refused with a reason."""
 
 from datetime import UTC, datetime, timedelta
 

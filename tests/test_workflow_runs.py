@@ -34,8 +34,8 @@ from eventstore.workflow import (
     RunStarted,
     UsageRecorded,
 )
-from projections.workflow_runs import RunRow, evolve
 from projections.workflow_runs import WORKFLOW_RUNS as RUNS
+from projections.workflow_runs import RunRow, evolve
 
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
 
