@@ -46,6 +46,10 @@ from typing import Any
 from attrs import define
 
 
+_GLANCE = 80
+"""Signs of a path that a message shows; the error's attribute holds all of it."""
+
+
 class EventStoreError(Exception):
     """The base of every error that Runfold raises on purpose."""
 
@@ -79,7 +83,8 @@ class InvalidPayload(Refused):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.type} cannot be stored: {self.path} {self.reason}"
+        path = self.path if len(self.path) <= _GLANCE else f"{self.path[:_GLANCE]}…"
+        return f"{self.type} cannot be stored: {path} {self.reason}"
 
 
 @define(eq=False)
@@ -295,7 +300,7 @@ class QueueFull(Refused):
 
     def __str__(self) -> str:
         return (
-            f"{self.queued} runs wait already and the limit is {self.limit}, so {self.workflow} was not queued; "
+            f"{self.queued} of at most {self.limit} runs wait already, so {self.workflow} was not queued; "
             "submit it again later, or raise max_queued"
         )
 

@@ -589,7 +589,7 @@ def same_json(one: str, other: str) -> bool:
 def _owners(machines: tuple[Machine[Any], ...]) -> dict[type, Machine[Any]]:
     owners: dict[type, Machine[Any]] = {}
     for machine in machines:
-        for kind in machine.events - FREE:
+        for kind in sorted(machine.events - FREE, key=lambda kind: kind.__name__):  # or messages list them at random
             if owners.setdefault(kind, machine) is not machine:
                 raise ValueError(
                     f"{kind.__name__} belongs to the machines {owners[kind].name!r} and {machine.name!r}; "
