@@ -27,7 +27,7 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import errors, log, notes, workflow
+from eventstore import errors, integrity, log, notes, workflow
 from projections import connecting, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
@@ -571,7 +571,7 @@ def schema_page() -> str:
         "The triggers refuse UPDATE and DELETE to every program. The table `log` holds the log's own random id:",
         _statements(found, "log"),
         "## The chain",
-        _prose(inspect.cleandoc(log.chain.__doc__)),
+        _prose(inspect.cleandoc(integrity.chain.__doc__)),
         "## Projections",
         (
             "Each projection has one table named after it. `_position` is the position of the event that last touched "

@@ -33,6 +33,9 @@ This module imports nothing of the package, so that every room may raise from it
     ├── CannotOpen              not a database of ours, not readable, or not there
     ├── NewerDatabase           written by a newer release
     ├── DatabaseBusy            another process holds the write lock for too long
+    ├── OutcomeUnknown          the disk failed in the very commit: it may stand, or not
+    ├── LostTail                acknowledged entries are gone
+    ├── ForkedStore             a handle was carried into a child process
     ├── StoreClosed             the handle was closed
     ├── Waiting                 a question is unanswered: leave the block, the run is parked
     └── Unreturned              a call began in an earlier attempt and nobody knows how it ended
@@ -44,7 +47,6 @@ from datetime import datetime
 from typing import Any
 
 from attrs import define
-
 
 _GLANCE = 80
 """Signs of a path that a message shows; the error's attribute holds all of it."""
@@ -449,6 +451,52 @@ class DatabaseBusy(EventStoreError):
             f"{self.url} was locked by another process for {self.seconds:g} s and nothing was written; "
             "try again, or find who holds a transaction open"
         )
+
+
+@define(eq=False)
+class OutcomeUnknown(EventStoreError):
+    """The disk failed in the very commit: what was to be written may stand, or not, and a look cannot tell yet.
+
+    `position` and `hash` are of the last entry that was to be written; None where there was none.
+    """
+
+    url: str
+    position: int | None
+    hash: bytes | None
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: the commit failed ({self.reason}) and nobody knows yet whether it stands; mend the disk, then "
+            "append again under the same key, or ask store.resolve(error)"
+        )
+
+
+@define(eq=False)
+class LostTail(EventStoreError):
+    """The witness beside the database saw entries that the log does not hold; nothing was written."""
+
+    url: str
+    expected: int
+    found: int
+    kept: str | None
+
+    def __str__(self) -> str:
+        wal = f"; the WAL was kept as {self.kept}" if self.kept else ""
+        return (
+            f"{self.url} ends at position {self.found}, but position {self.expected} was acknowledged{wal}: restore a "
+            "backup, or go on without what is gone with `runfold verify --accept-loss`"
+        )
+
+
+@define(eq=False)
+class ForkedStore(EventStoreError):
+    """A handle was carried into a child process, where it must not be used."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.url} was opened by the parent of this process; connect again in the child"
 
 
 class StoreClosed(EventStoreError):

@@ -7,7 +7,6 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
@@ -50,6 +49,19 @@ class Head(Cursor):
     """The last entry's place, hash and time."""
 
     recorded_at: int
+
+
+@frozen
+class Loss:
+    """Entries that were acknowledged, and that the log does not hold any more."""
+
+    expected: int
+    """The last position that was acknowledged, as far as is known."""
+    expected_hash: str
+    found: int
+    """The last position that the log holds."""
+    promised: bool
+    """Whether it is the window that `synchronous=NORMAL` leaves open, and the power did go."""
 
 
 @frozen
@@ -102,6 +114,12 @@ class Log(Protocol):
     id: str
     """Random, made with the log; the chain begins with it."""
     url: str
+    loss: Loss | None
+    """What was acknowledged and is gone, where opening went on all the same; the store records it as an event."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
 
     def reading(self) -> AbstractContextManager[Reading]:
         """A consistent view for the time of the block; it never blocks a writer.
@@ -115,6 +133,8 @@ class Log(Protocol):
 
         Raises:
             DatabaseBusy: another process holds the lock for too long.
+            OutcomeUnknown: the storage failed in the very commit.
+            ForkedStore: in a child of the process that opened it.
             StoreClosed: after `close`.
             RuntimeError: the job itself asked for a write, which would wait for itself.
         """
@@ -122,31 +142,11 @@ class Log(Protocol):
     def wait(self, position: int, timeout: float) -> bool:
         """Return when the head passed `position` (True), or after `timeout` seconds or `close` (False)."""
 
+    def resolve(self, position: int, digest: bytes) -> bool:
+        """After an `OutcomeUnknown`: whether the transaction that ended in this entry stands. The answer is final."""
+
+    def examine(self) -> list[str]:
+        """The backend's own checks of its storage: what they find, in its words."""
+
     def close(self) -> None:
         """Release files and locks; the second time it does nothing."""
-
-
-def genesis(log_id: str) -> bytes:
-    """hash(0) of format 1: the chain begins with the log's own id."""
-    return hashlib.sha256(b"runfold/1" + log_id.encode()).digest()
-
-
-def chain(previous: bytes, entry: Entry) -> bytes:
-    """hash(p) of format 1, fixed for ever: the previous hash and each column as a netstring, absent ones empty.
-
-    Payload and meta go in by their own SHA-256, over the JSON bytes as first encoded, so that a packed or redacted
-    form that keeps the digest keeps the chain.
-    """
-    parts = (
-        b"%d" % entry.position,
-        entry.stream.encode(),
-        b"%d" % entry.version,
-        entry.type.encode(),
-        b"%d" % entry.recorded_at,
-        b"" if entry.occurred_at is None else b"%d" % entry.occurred_at,
-        b"" if entry.attempt is None else b"%d" % entry.attempt,
-        b"" if entry.key is None else entry.key.encode(),
-        b"" if entry.meta is None else hashlib.sha256(entry.meta.encode()).digest(),
-        hashlib.sha256(entry.data.encode()).digest(),
-    )
-    return hashlib.sha256(previous + b"".join(b"%d:%b," % (len(part), part) for part in parts)).digest()

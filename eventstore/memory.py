@@ -17,7 +17,8 @@ from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
 from eventstore.errors import StoreClosed
-from eventstore.log import PAGE_BYTES, Census, Entry, Head, genesis
+from eventstore.integrity import genesis
+from eventstore.log import PAGE_BYTES, Census, Entry, Head, Loss
 
 T = TypeVar("T")
 
@@ -129,6 +130,7 @@ class MemoryLog:
     """A handle on a log that lives as long as somebody holds one. `reopen` gives another, as a restart finds it."""
 
     url = "memory:"
+    loss: Loss | None = None
 
     def __init__(self, disk: _Disk | None = None) -> None:
         self._disk = disk or _Disk()
@@ -167,6 +169,20 @@ class MemoryLog:
         with disk.grown:
             disk.grown.wait_for(lambda: disk.root.head.position > position or self._closed, timeout)
             return disk.root.head.position > position
+
+    def resolve(self, position: int, digest: bytes) -> bool:
+        """See `log.Log`."""
+        with self.reading() as view:
+            return view.hash_at(position) == digest
+
+    def examine(self) -> list[str]:
+        """See `log.Log`."""
+        return []
+
+    @property
+    def closed(self) -> bool:
+        """See `log.Log`."""
+        return self._closed
 
     def close(self) -> None:
         """See `log.Log`."""

@@ -27,7 +27,8 @@ from eventstore.errors import (
     UnreadableEntry,
     VersionConflict,
 )
-from eventstore.log import Cursor, Entry, Head, Log, Reading, Writing, chain
+from eventstore.integrity import chain
+from eventstore.log import Cursor, Entry, Head, Log, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import FREE, NOTES
 
@@ -378,7 +379,7 @@ class EventStore:
     @property
     def closed(self) -> bool:
         """Whether the store was closed."""
-        return bool(getattr(self.log, "_closed", False))
+        return self.log.closed
 
     def stored_names(self, types: Iterable[type | str]) -> tuple[str, ...]:
         """Every stored name that is read as one of these classes or names."""

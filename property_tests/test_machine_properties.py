@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from eventstore import RUN, EventStore, Json, LogRecorded, Machine, Refused
-from eventstore.log import chain, genesis
+from eventstore.integrity import chain, genesis
 from eventstore.memory import MemoryLog
 from eventstore.notes import NOTES
 from eventstore.sqlite import SQLiteLog

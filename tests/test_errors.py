@@ -33,6 +33,7 @@ SAMPLES = {
     "datetime | None": datetime(2026, 1, 2, tzinfo=UTC),
     "tuple[str, ...]": ("one", "two"),
     "Any": "any value at all",
+    "bytes | None": b"hash",
 }
 
 

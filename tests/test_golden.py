@@ -14,7 +14,8 @@ import pytest
 from attrs import evolve, fields
 
 from eventstore import RUN, EventStore, LogRecorded, MetaSet
-from eventstore.log import Entry, chain, genesis
+from eventstore.integrity import chain, genesis
+from eventstore.log import Entry
 from eventstore.memory import MemoryLog
 from eventstore.notes import NOTES
 from eventstore.sqlite import SQLiteLog

@@ -44,7 +44,8 @@ from eventstore.errors import (
     UnreadableEntry,
     VersionConflict,
 )
-from eventstore.log import PAGE_BYTES, Cursor, Entry, Head, Log, Reading, Writing, chain, genesis
+from eventstore.integrity import chain, genesis
+from eventstore.log import PAGE_BYTES, Cursor, Entry, Head, Log, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded, MetaSet
 from eventstore.store import MAX_BATCH, EventStore

@@ -1,0 +1,67 @@
+"""The driver: which SQLite this is, how a connection is opened, and what its errors mean in our words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError
+
+if TYPE_CHECKING:
+    import sqlite3 as sqlite3  # noqa: PLC0414 - handed on
+else:
+    try:  # the same choice that sqlite-utils makes
+        from pysqlite3 import dbapi2 as sqlite3
+    except ImportError:
+        import sqlite3
+
+Synchronous = Literal["FULL", "NORMAL"]
+Mode = Literal["ro", "rw"]
+
+SOUND_SQLITE = (3, 51, 3)
+"""Older releases have a bug in resetting the WAL that can corrupt a database."""
+SQLITE_VERSION: tuple[int, ...] = sqlite3.sqlite_version_info
+DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
+
+
+def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float) -> sqlite3.Connection:
+    """A connection with everything set that is set per connection.
+
+    Raises:
+        CannotOpen, DatabaseBusy: nothing was changed.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=timeout, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+        connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run
+        connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when read, not when followed
+        connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE slips past the triggers
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # A small WAL that is never truncated is up to twice as fast at FULL as a large one.
+        connection.execute("PRAGMA wal_autocheckpoint = 500")
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        raise explained(error, url, timeout) from error
+    return connection
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether somebody else's lock is the reason."""
+    return "locked" in str(error) or "busy" in str(error)
+
+
+def explained(error: Exception, url: str, timeout: float) -> EventStoreError:
+    """An error of opening, in our words."""
+    if is_locked(error):
+        return DatabaseBusy(url, timeout)
+    remedy = {
+        "file is not a database": "it is not a SQLite database; check the name, nothing was changed",
+        "unable to open database file": "it cannot be opened; check the name and the permissions of its folder",
+        "attempt to write a readonly database": "it may not be written; check permissions, or open it read-only",
+    }.get(str(error), str(error))
+    return CannotOpen(url, remedy)

@@ -1,0 +1,374 @@
+"""SQLiteLog: one connection that writes, a pool that reads, and what to do when a commit's outcome is unknown.
+
+Writing goes behind a lock and always with BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails
+under a concurrent writer, whatever the busy timeout. Each reader has a snapshot of its own.
+
+While any connection is open in this process, the database file is never opened by other means, not even to copy it:
+closing such a handle drops SQLite's POSIX locks, and another process takes the write lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from eventstore.errors import (
+    CannotOpen,
+    DatabaseBusy,
+    ForkedStore,
+    InvalidArgument,
+    LostTail,
+    OutcomeUnknown,
+    StoreClosed,
+)
+from eventstore.files import Files, OperatingSystem, boot_id
+from eventstore.integrity import Witness, genesis
+from eventstore.log import Entry, Loss
+from eventstore.sqlite.driver import (
+    DRIVER,
+    SQLITE_VERSION,
+    Mode,
+    Synchronous,
+    connection_to,
+    explained,
+    is_locked,
+    sqlite3,
+)
+from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, schema_version
+from eventstore.sqlite.transaction import SQLiteTransaction
+from eventstore.sqlite.witness import WitnessFile
+
+T = TypeVar("T")
+
+_POLL = 0.02
+"""Seconds between two looks for what other processes wrote."""
+_POISONED: list[sqlite3.Connection] = []
+"""Connections whose COMMIT failed. They are never closed in this process: closing might settle, behind our back and
+either way, what `settle` settles in the open."""
+
+
+class SQLiteLog:
+    """A log in one SQLite file.
+
+    Args:
+        path: the database file; its folder must exist.
+        create: make the file, readable by its owner only, where there is none.
+        read_only: never write, not even to migrate.
+        synchronous: "FULL" syncs each commit; "NORMAL" may lose the last commits when the power goes, never their
+            order and nothing in the middle.
+        busy_timeout: seconds to wait for another process's lock.
+        accept_loss: open although acknowledged entries are gone; `loss` then tells which.
+        files: the port for file work.
+
+    Raises:
+        CannotOpen: no such folder or file, not a database, or another program's.
+        NewerDatabase: written by a newer release.
+        DatabaseBusy: locked for longer than `busy_timeout`.
+        LostTail: acknowledged entries are gone; nothing was written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        synchronous: Synchronous = "FULL",
+        busy_timeout: float = 60.0,
+        accept_loss: bool = False,
+        files: Files | None = None,
+    ) -> None:
+        if synchronous not in ("FULL", "NORMAL"):
+            raise InvalidArgument("synchronous", synchronous, "must be 'FULL' or 'NORMAL'")
+        self.url = str(path)
+        self.read_only = read_only
+        self.loss: Loss | None = None
+        """What a witness says is gone, where opening went on all the same; the store records it as an event."""
+        # Absolute at once: the process may change its folder before the next reader is opened.
+        self._path = Path(path).absolute()
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._mode: Mode = "ro" if read_only else "rw"
+        self._files = files or OperatingSystem()
+        self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
+        self._process = os.getpid()
+        self._write = threading.Lock()
+        self._writing_thread: int | None = None
+        self._grown = threading.Condition()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self._unsettled = False
+        self._settling: sqlite3.Connection | None = None
+        self._find(create=create and not read_only)
+        self._look_for_loss(accept_loss=accept_loss)
+        self._connection = self._open()
+        try:
+            self._prepare()
+            self.id: str = self._connection.execute("SELECT id FROM log").fetchone()[0]
+        except BaseException:
+            self._connection.close()
+            raise
+        self._genesis = genesis(self.id)
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    def _find(self, *, create: bool) -> None:
+        folder = self._path.parent
+        if not folder.is_dir():
+            raise CannotOpen(self.url, f"the folder {folder} does not exist; make it first")
+        if self._path.is_dir():
+            raise CannotOpen(self.url, "it is a folder; name the database file in it")
+        if self._path.exists():
+            if not (create or self.read_only or self._path.stat().st_size):
+                raise CannotOpen(self.url, "it is empty; check the name, or make it with `runfold import`")
+            return
+        if not create:
+            raise CannotOpen(self.url, "there is no such file; check the name, or make it with `runfold import`")
+        try:
+            self._files.make(self._path)
+        except OSError as error:
+            raise CannotOpen(self.url, f"it cannot be made ({error.strerror}); check the folder's permissions") from error
+
+    def _open(self, mode: Mode | None = None) -> sqlite3.Connection:
+        mode = mode or self._mode
+        return connection_to(
+            self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout
+        )
+
+    def _look_for_loss(self, *, accept_loss: bool) -> None:
+        """Hold the witness, read first, against the head; through a connection that cannot write."""
+        witness = self._witness.read()
+        if witness is None:
+            return
+        connection = self._open("ro")
+        try:
+            if not schema_version(connection, self.url):
+                return
+            connection.execute("BEGIN")
+            log_id = connection.execute("SELECT id FROM log").fetchone()[0]
+            reading = SQLiteTransaction(connection, genesis(log_id))
+            loss = self._witness.loss(witness, log_id, reading)
+            if loss is None:
+                return
+            if not (accept_loss or loss.promised):
+                raise self._lost_tail(witness, loss)
+            self.loss = loss
+        except sqlite3.Error as error:
+            raise explained(error, self.url, self._busy_timeout) from error
+        finally:
+            connection.close()
+
+    def _lost_tail(self, witness: Witness, loss: Loss) -> LostTail:
+        """Keep the WAL as it is: whoever tries to bring the tail back needs the damaged bytes."""
+        kept: str | None = None
+        wal = self._path.with_name(self._path.name + "-wal")
+        with suppress(OSError):
+            if data := self._files.read(wal):
+                aside = self._path.with_name(f"{self._path.name}-wal.lost-{witness.position}")
+                if self._files.read(aside) is None:
+                    self._files.put(aside, data)
+                kept = str(aside)
+        return LostTail(self.url, loss.expected, loss.found, kept)
+
+    def _prepare(self) -> None:
+        try:
+            found = schema_version(self._connection, self.url)
+            if found < len(MIGRATIONS) and self.read_only:
+                raise CannotOpen(self.url, "its schema is older than this release; open it once for writing")
+            if not self.read_only:
+                self._switch_to_wal()
+            if found < len(MIGRATIONS):
+                migrate(self._connection, self.url)
+        except sqlite3.Error as error:
+            raise explained(error, self.url, self._busy_timeout) from error
+
+    def _switch_to_wal(self) -> None:
+        # The switch ignores SQLite's busy handler, so eight processes that open one new file at once need this loop.
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if not is_locked(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+            else:
+                return
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[SQLiteTransaction]:
+        """See `log.Log`."""
+        self._usable()
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._open()
+        try:
+            connection.execute("BEGIN")
+            yield SQLiteTransaction(connection, self._genesis)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._idle.append(connection)
+            if self._closed:  # by another thread, while this reader was out
+                self._close_idle()
+
+    def wait(self, position: int, timeout: float) -> bool:
+        """See `log.Log`: woken by this process's commits, and looking every 20 ms for those of others."""
+        deadline = time.monotonic() + timeout
+        while not self._closed:
+            with self.reading() as view:
+                if view.head().position > position:
+                    return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with self._grown:
+                self._grown.wait(min(left, _POLL))
+        return False
+
+    def facts(self) -> Facts:
+        """What the database and its driver are."""
+        with self.reading() as view:
+            names = ("journal_mode", "application_id", "user_version")
+            mode, application, schema = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
+        size = sum(file.stat().st_size for file in files if file.exists())
+        return Facts(SQLITE_VERSION, DRIVER, mode, application, schema, len(MIGRATIONS), size)
+
+    def examine(self) -> list[str]:
+        """SQLite's own checks of the whole file; what they find, in SQLite's words."""
+        with self.reading() as view:
+            found = [row[0] for row in view.execute("PRAGMA integrity_check(100)")]
+        return [] if found == ["ok"] else found
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, job: Callable[[SQLiteTransaction], T]) -> T:
+        """See `log.Log`.
+
+        Raises:
+            OutcomeUnknown: the disk failed in the COMMIT; ask `resolve`, or append again under the same key.
+        """
+        if self._writing_thread == threading.get_ident():
+            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
+        if self.read_only:  # SQLite itself would say so at the first INSERT only
+            raise CannotOpen(self.url, "it may not be written: it was opened read-only; connect without read_only")
+        self._usable()
+        with self._write:
+            self._usable()
+            self._writing_thread = threading.get_ident()
+            try:
+                self._settle()
+                result = self._transaction(job)
+            finally:
+                self._writing_thread = None
+        with self._grown:
+            self._grown.notify_all()
+        return result
+
+    def resolve(self, position: int, digest: bytes) -> bool:
+        """Whether the transaction that ended in this entry stands, after an `OutcomeUnknown`. The answer is final."""
+        self._usable()
+        with self._write:
+            self._settle()
+        with self.reading() as view:
+            return view.hash_at(position) == digest
+
+    def _usable(self) -> None:
+        if self._process != os.getpid():
+            raise ForkedStore(self.url)
+        if self._closed:
+            raise StoreClosed
+
+    def _transaction(self, job: Callable[[SQLiteTransaction], T]) -> T:
+        connection = self._connection
+        self._begin(connection)
+        transaction = SQLiteTransaction(connection, self._genesis)
+        try:
+            result = job(transaction)
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                error.add_note(f"while writing to {self.url}; nothing was written")
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._poisoned(transaction.last, error) from error
+        if transaction.last is not None:
+            self._witness.saw(self.id, transaction.last)
+        return result
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if is_locked(error):
+                raise DatabaseBusy(self.url, self._busy_timeout) from error
+            raise explained(error, self.url, self._busy_timeout) from error
+
+    # --- when a COMMIT fails ------------------------------------------------------------------------------------
+
+    def _poisoned(self, last: Entry | None, error: sqlite3.Error) -> OutcomeUnknown:
+        """Put the connection away: what it wrote may come back when the file is next opened, or may not."""
+        _POISONED.append(self._connection)
+        self._unsettled = True
+        position, digest = (None, None) if last is None else (last.position, last.hash)
+        return OutcomeUnknown(self.url, position, digest, str(error))
+
+    def _settle(self) -> None:
+        """Make an unknown outcome a known one: open anew, and commit something that means nothing.
+
+        A plain look is not enough. SQLite may bring the failed transaction back when the WAL is next recovered; only a
+        later commit, durable in its place, leaves it for good either before itself or overwritten.
+        """
+        if not self._unsettled:
+            return
+        connection = self._settling or self._open()
+        self._settling = connection
+        self._begin(connection)
+        try:
+            connection.execute("UPDATE log SET settled = settled + 1")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise OutcomeUnknown(self.url, None, None, str(error)) from error
+        self._connection, self._settling, self._unsettled = connection, None, False
+
+    # --- closing ------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """See `log.Log`."""
+        return self._closed
+
+    def close(self) -> None:
+        """See `log.Log`. In a forked child it only forgets: the connections are the parent's."""
+        if self._process != os.getpid():
+            self._closed = True
+            return
+        with self._write:
+            if self._closed:
+                return
+            self._closed = True
+            self._witness.close()
+            self._close_idle()
+            if not self._unsettled:
+                self._connection.close()
+        with self._grown:
+            self._grown.notify_all()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop().close()

@@ -1,0 +1,130 @@
+"""The schema of a log in SQLite, how it is brought up to date, and how a stranger's is told.
+
+Schema and migrations go through sqlite-utils, which is imported only when there is something to migrate: that costs a
+tenth of a second, which an up-to-date database need not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from eventstore.errors import CannotOpen, NewerDatabase
+
+if TYPE_CHECKING:
+    import sqlite_utils
+
+    from eventstore.sqlite.driver import sqlite3
+
+APPLICATION_ID = 0x52554E46
+"""'RUNF': what `file` and other programs tell our databases by."""
+
+SCHEMA = (
+    """
+-- The log. One row an entry; `position` is its place in the log, `version` its place in its stream, both from 1 and
+-- dense. Times are microseconds since 1970, UTC. `hash` chains each entry to the one before. `data` is last, so that
+-- scans skip overflow pages; TEXT in it is the payload's JSON itself.
+CREATE TABLE events(
+    position INTEGER PRIMARY KEY, stream TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL,
+    recorded_at INTEGER NOT NULL, occurred_at INTEGER, attempt INTEGER, key TEXT, hash BLOB NOT NULL, meta TEXT,
+    data ANY NOT NULL
+) STRICT
+""",
+    "CREATE UNIQUE INDEX events_by_stream ON events(stream, version)",
+    "CREATE UNIQUE INDEX events_by_key ON events(stream, key) WHERE key IS NOT NULL",
+    "CREATE TRIGGER events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
+    "CREATE TRIGGER events_keep BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
+    """
+-- The log's own identity, with which the chain begins; and how often the outcome of a failed commit was settled, which
+-- takes a commit that means nothing else.
+CREATE TABLE log(id TEXT NOT NULL, settled INTEGER NOT NULL) STRICT
+""",
+    "INSERT INTO log VALUES (lower(hex(randomblob(16))), 0)",
+)
+
+
+
+def _apply_schema(database: sqlite_utils.Database) -> None:
+    for statement in SCHEMA:
+        database.conn.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_apply_schema,)
+"""Each brings the schema one number up; a released one never changes."""
+
+
+@frozen
+class Facts:
+    """What a database and its driver are, for a doctor to judge."""
+
+    sqlite: tuple[int, ...]
+    driver: str
+    journal_mode: str
+    application_id: int
+    schema: int
+    known_schema: int
+    bytes: int
+    """Of the database and its WAL."""
+
+
+def schema_version(connection: sqlite3.Connection, url: str) -> int:
+    """How many migrations the database has seen.
+
+    Raises:
+        CannotOpen: it is another program's, or somebody put into it what runs when we write.
+        NewerDatabase: it has seen migrations that this release does not know.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    if not ours and (version or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()):
+        raise CannotOpen(url, "it is a SQLite database of another program; choose another name")
+    if version > len(MIGRATIONS):
+        raise NewerDatabase(url, version, len(MIGRATIONS))
+    if ours:
+        _refuse_strange_parts(connection, url)
+    return version
+
+
+def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:
+    """A database from elsewhere may hold triggers and views that act, or lie, when we write and read."""
+    known = {_name(statement): _body(statement) for statement in SCHEMA if " CREATE " in f" {_body(statement)} "}
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+        body = _body(sql or "")
+        if name in known and body != known[name]:
+            raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore the file from a backup")
+        if name not in known and kind in ("trigger", "view"):
+            raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
+
+
+def _body(statement: str) -> str:
+    lines = (line for line in statement.splitlines() if not line.startswith("--"))
+    return " ".join(" ".join(lines).split())
+
+
+def _name(statement: str) -> str:
+    words = _body(statement).replace("(", " ").split()
+    return next(word for word in words[1:] if word not in ("TABLE", "UNIQUE", "INDEX", "TRIGGER"))
+
+
+def migrate(connection: sqlite3.Connection, url: str) -> None:
+    """Bring the schema up to date, in one transaction; another process may have been first."""
+    import sqlite_utils  # noqa: PLC0415 - see above
+
+    migrations = sqlite_utils.Migrations("runfold")
+    for number, step in enumerate(MIGRATIONS, start=1):
+        migrations(name=f"{number:03d}{step.__name__}")(step)
+    database = sqlite_utils.Database(connection, execute_plugins=False)
+    # sqlite-utils' own transactions begin deferred; inside this one they become savepoints.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if schema_version(connection, url) < len(MIGRATIONS):
+            migrations.apply(database)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,117 @@
+"""One connection inside a transaction: what the contract reads and writes, in SQL. No SQL about events stands elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from eventstore.log import PAGE_BYTES, Census, Entry, Head
+from eventstore.sqlite.driver import SQLITE_VERSION
+
+if TYPE_CHECKING:
+    from eventstore.sqlite.driver import sqlite3
+
+_COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
+
+
+class SQLiteTransaction:
+    """One connection inside a transaction. Other rooms keep their tables beside ours through `execute`."""
+
+    last: Entry | None = None
+    """The last entry that was inserted here."""
+
+    def __init__(self, connection: sqlite3.Connection, genesis_hash: bytes) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self._genesis = genesis_hash
+
+    def head(self) -> Head:
+        """See `log.Reading`."""
+        row = self.execute("SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
+        return Head(0, self._genesis, 0) if row is None else Head(*row)
+
+    def version(self, stream: str) -> int:
+        """See `log.Reading`."""
+        found: int | None = self.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()[0]
+        return found or 0
+
+    def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        return _page(
+            self.execute(
+                f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT ?",  # noqa: S608
+                (stream, after, limit),
+            )
+        )
+
+    def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        # The columns are this file's own; the types are bound, one mark each.
+        only = "" if types is None else f"AND type IN ({', '.join('?' * len(types))})"
+        return _page(
+            self.execute(
+                f"SELECT {_COLUMNS} FROM events WHERE position > ? {only} ORDER BY position LIMIT ?",  # noqa: S608
+                (after, *(types or ()), limit),
+            )
+        )
+
+    def keyed(self, stream: str, key: str) -> Entry | None:
+        """See `log.Reading`."""
+        row = self.execute(
+            f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND key = ?",  # noqa: S608
+            (stream, key),
+        ).fetchone()
+        return None if row is None else Entry(*row)
+
+    def hash_at(self, position: int) -> bytes | None:
+        """See `log.Reading`."""
+        if position == 0:
+            return self._genesis
+        row = self.execute("SELECT hash FROM events WHERE position = ?", (position,)).fetchone()
+        return None if row is None else row[0]
+
+    def census(self) -> Census:
+        """See `log.Reading`."""
+        # octet_length reads the row's header only; the cast before it reads every overflow page.
+        size = "octet_length(data)" if SQLITE_VERSION >= (3, 43) else "length(CAST(data AS BLOB))"
+        types = self.execute(
+            f"SELECT type, count(*) AS n, sum({size}) FROM events GROUP BY type ORDER BY n DESC, type"  # noqa: S608
+        ).fetchall()
+        streams = self.execute("SELECT count(DISTINCT stream) FROM events").fetchone()[0]
+        return Census(streams, tuple(types))
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """See `log.Writing`."""
+        self.last = entries[-1]
+        self.executemany(
+            f"INSERT INTO events({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [
+                (e.position, e.stream, e.version, e.type, e.recorded_at, e.occurred_at, e.attempt, e.key, e.hash,
+                 e.meta, e.data)
+                for e in entries
+            ],
+        )  # fmt: skip
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """See `log.Writing`."""
+        self.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self.execute("ROLLBACK TO part")
+            raise
+        finally:
+            self.execute("RELEASE part")
+
+
+def _page(cursor: Any) -> list[Entry]:
+    page: list[Entry] = []
+    size = 0
+    for row in cursor:
+        page.append(Entry(*row))
+        size += len(row[-1])
+        if size > PAGE_BYTES:
+            break
+    return page

@@ -1,0 +1,80 @@
+"""The witness file of one database: looked at before the head when opening, written over after each commit.
+
+Ahead of the log, it proves that something acknowledged is gone. Behind, absent, foreign or damaged it proves nothing:
+several processes may write it out of order, and a power cut may tear it, so that it is only ever weaker.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from eventstore.integrity import Witness
+from eventstore.log import Loss
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eventstore.files import Files, Held
+    from eventstore.log import Entry, Head
+    from eventstore.sqlite.driver import Synchronous
+    from eventstore.sqlite.transaction import SQLiteTransaction
+
+_LOG = logging.getLogger("runfold")
+
+
+class WitnessFile:
+    """The file beside the database, `agent.db-witness`."""
+
+    def __init__(self, database: Path, files: Files, synchronous: Synchronous, boot_id: str) -> None:
+        self._path = database.with_name(database.name + "-witness")
+        self._files = files
+        self._synchronous = synchronous
+        self._boot_id = boot_id
+        self._held: Held | None = None
+
+    def read(self) -> Witness | None:
+        """What it says; None, with a warning where something is there, if it says nothing."""
+        try:
+            data = self._files.read(self._path)
+        except OSError as error:
+            _LOG.warning("%s cannot be read (%s): a lost tail would not be noticed", self._path, error)
+            return None
+        if data is None:
+            return None
+        if (witness := Witness.decode(data)) is None:
+            _LOG.warning("%s is damaged: a lost tail would not be noticed this time", self._path)
+        return witness
+
+    def loss(self, witness: Witness, log_id: str, reading: SQLiteTransaction) -> Loss | None:
+        """What is gone, by this witness; None if nothing is, or if it is another log's."""
+        if witness.log_id != log_id:
+            _LOG.warning("%s is another log's: a lost tail would not be noticed this time", self._path)
+            return None
+        if reading.hash_at(witness.position) == witness.hash:
+            return None
+        head: Head = reading.head()
+        rebooted = bool(self._boot_id) and witness.boot_id != self._boot_id
+        promised = witness.synchronous == "NORMAL" and rebooted and head.position < witness.position
+        return Loss(witness.position, witness.hash.hex(), head.position, promised)
+
+    def saw(self, log_id: str, entry: Entry) -> None:
+        """An entry was committed. A disk that does not take this much costs no fact: the log has it already."""
+        witness = Witness(log_id, entry.position, entry.hash, self._synchronous, self._boot_id)
+        try:
+            if self._held is None:
+                self._held = self._files.hold(self._path)
+            self._held.overwrite(witness.encode())
+        except OSError as error:
+            _LOG.warning("%s cannot be written (%s): a lost tail would be noticed less surely", self._path, error)
+
+    def close(self) -> None:
+        """Sync what was written, and let go."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            held.sync()
+            held.close()
+        except OSError as error:
+            _LOG.warning("%s cannot be synced: %s", self._path, error)
