@@ -68,8 +68,8 @@ def test_the_daemon_asks_ships_once_and_stops_when_it_is_told_to(tmp_path):
     path = tmp_path / "agent.db"
     run_id = submitted(path)
     with projections.connect(path) as runs, daemon(path) as process:
-        until(lambda: runs.confirmations.count(decision=None))
-        assert runs.workflow_runs.get(run_id).phase == "paused"
+        until(lambda: runs.workflow_runs.get(run_id).phase == "paused")
+        assert runs.confirmations.count(decision=None) == 1
         runs.resolve(run_id, "c2", "approved", by="alice")
         until(lambda: runs.workflow_runs.get(run_id).phase == "completed")
 

@@ -169,15 +169,17 @@ def _histories(draw: st.DrawFn, source: _Source, min_size: int, max_size: int) -
                 reject()
             break
         drawn.append(event)
+    else:
+        draw(_GOES_ON)  # an end that is not needed here, but by the shorter history that a shrinker tries
     return drawn
 
 
 @st.composite
 def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, early: bool) -> Any:
     """One event that was taken, or None where the history ends."""
-    # Drawn also where it is not asked, so that a shrinker may lower the wished length and change nothing else.
-    goes_on = draw(_GOES_ON)
-    if not goes_on and not early:
+    # Drawn also where it is not asked, and then never 0, so that a shrinker may lower the wished length and change
+    # nothing else.
+    if not draw(_GOES_ON_EARLY if early else _GOES_ON):
         return None
     phase = stream.state.phase
     row = tuple(stream.machine.table[phase])
@@ -201,7 +203,8 @@ def _step(draw: st.DrawFn, stream: Rehearsal[Any], sources: Events, *, early: bo
 
 
 _GOES_ON = st.integers(0, 3)
-"""0 ends the history here, if it is long enough."""
+"""0 ends the history here."""
+_GOES_ON_EARLY = st.integers(1, 3)
 
 
 @lru_cache(maxsize=4096)

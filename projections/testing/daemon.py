@@ -332,6 +332,11 @@ class DaemonMachine(RuleBasedStateMachine):
             self._refused(act, QuestionUnknown)
         elif target.questions[call_id] is not None:
             self._refused(act, AlreadyResolved)
+        elif (target.run_id, call_id) in self.model.overdue(self._moment):
+            with suppress(AlreadyResolved):  # and it is written down that nobody answered in time
+                act()
+                raise AssertionError("an overdue question was decided")
+            assert target.questions[call_id] == "expired"
         else:
             act()
             assert target.questions[call_id] == decision
@@ -618,7 +623,8 @@ class DaemonMachine(RuleBasedStateMachine):
         for _ in range(len(self.model.runs) + 1):  # a child ends before its parent goes on
             for run in self.model.runs.values():
                 for call_id in run.unanswered if run.phase == "paused" else ():
-                    fresh.runs.resolve(run.run_id, call_id, "denied", by="alice")
+                    with suppress(AlreadyResolved):  # its time had passed, which is an answer as well
+                        fresh.runs.resolve(run.run_id, call_id, "denied", by="alice")
                 for call_id in run.unreturned if run.phase == "paused" else ():
                     fresh.runs.store.stream(run.run_id, RUN).append(ToolReturned(call_id))
             while claimed := self._claim(fresh):
