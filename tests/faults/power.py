@@ -1,0 +1,207 @@
+"""Power loss: run each workload, cut it everywhere, open what is left, and count what is wrong.
+
+`Campaign` is one workload at one sync mode; the quick test runs a few hundred states of each, the script hundreds of
+thousands. How disks are modelled stands in `cutting`, what they must hold in `judging`.
+"""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import click
+from attrs import asdict, define, field, frozen
+
+from tests.faults import cutting
+from tests.faults.judging import KINDS, Promise, Verdict, judge, promises
+from tests.faults.recording import Record, record, write_files
+from tests.faults.workloads import WORKLOADS, Workload
+
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+"""Where disks are judged: in memory if there is such a place; the judge needs no sync."""
+
+
+@frozen
+class Recipe:
+    """How to make one failing disk again."""
+
+    workload: str
+    synchronous: str
+    seed: int
+    cut: int
+    sample: int
+    wrong: tuple[tuple[str, str], ...] = ()
+
+
+@define
+class Tally:
+    """What one campaign found."""
+
+    workload: str
+    synchronous: str
+    cuts: int = 0
+    states: int = 0
+    lost: int = 0
+    doubled: int = 0
+    corrupt: int = 0
+    told: int = 0
+    """States in which opening said that something is gone."""
+    largest_loss: int = 0
+    """Acknowledged entries that were gone, at most."""
+    failures: list[Recipe] = field(factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was wrong."""
+        return not (self.lost or self.doubled or self.corrupt)
+
+    def count(self, verdict: Verdict, recipe: Recipe) -> None:
+        """Take in one judged disk."""
+        self.states += 1
+        self.told += verdict.told
+        self.largest_loss = max(self.largest_loss, verdict.missing)
+        found = Counter({kind for kind, _ in verdict.wrong} & set(KINDS))
+        self.lost += found["lost"]
+        self.doubled += found["doubled"]
+        self.corrupt += found["corrupt"]
+        if verdict.wrong and len(self.failures) < 10:
+            self.failures.append(recipe)
+
+
+def recorded(workload: Workload, synchronous: str, folder: Path) -> Record:
+    """Run the workload once."""
+    place = folder / "recorded"
+    place.mkdir()
+    workload.start(place)
+    return record(workload.perform, place, synchronous)
+
+
+def states(made: Record, seed: str, wanted: int) -> Iterator[tuple[cutting.State, Promise]]:
+    """So many different disks (fewer if there are no more), over all cuts alike."""
+    promised = list(promises(made))
+    points = list(range(len(promised)))
+    first, rounds, given = 0, 0, 0
+    seen: set[tuple[bytes, Promise]] = set()
+    while given < wanted:
+        per_cut = max(1, math.ceil((wanted - given) / len(points)))
+        chosen = set(points)
+        if wanted - given < len(points):
+            chosen = set(Random(f"{seed}:{rounds}").sample(points, wanted - given))
+            # An extreme state of a few points says little; sample beyond them.
+            first = Random(f"{seed}:{rounds}:first").randrange(cutting.EXTREMES + 2) if rounds == 0 else first
+        fresh = 0
+        for cut, disk in cutting.disks(made, chosen):
+            for sample in range(first, first + per_cut):
+                state = cutting.state(disk, cut, sample, seed)
+                if state is None:
+                    break
+                if (key := (state.digest, promised[cut])) not in seen:
+                    seen.add(key)
+                    fresh += 1
+                    given += 1
+                    yield state, promised[cut]
+        first += per_cut
+        rounds = 0 if fresh else rounds + 1
+        if rounds > 3:  # there are no more
+            return
+
+
+def campaign(name: str, synchronous: str, *, seed: int, wanted: int, keep: Path | None = None) -> Tally:
+    """Cut one workload, and judge so many disks."""
+    tally = Tally(name, synchronous)
+    with tempfile.TemporaryDirectory(dir=FAST, prefix="runfold-power-") as folder:
+        made = recorded(WORKLOADS[name], synchronous, Path(folder))
+        tally.cuts = len(made.steps) + 1
+        for state, promise in states(made, f"{seed}:{name}:{synchronous}", wanted):
+            verdict = judge(Path(folder, "judged"), state.files, made, promise)
+            recipe = Recipe(name, synchronous, seed, state.cut, state.sample, tuple(verdict.wrong))
+            tally.count(verdict, recipe)
+            if verdict.wrong and keep is not None:
+                _save(keep, recipe, state.files)
+    return tally
+
+
+def _save(keep: Path, recipe: Recipe, files: cutting.Files) -> None:
+    place = keep / f"{recipe.workload}-{recipe.synchronous}-{recipe.cut}-{recipe.sample}".replace(" ", "-")
+    if place.exists() or len(list(keep.glob("*"))) > 50:
+        return
+    place.mkdir(parents=True)
+    write_files(place / "disk", files)
+    (place / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+
+
+def replay(recipe: Recipe) -> Verdict:
+    """Record the workload again, make the same choices, and judge."""
+    with tempfile.TemporaryDirectory(dir=FAST, prefix="runfold-power-") as folder:
+        made = recorded(WORKLOADS[recipe.workload], recipe.synchronous, Path(folder))
+        promise = list(promises(made))[recipe.cut]
+        seed = f"{recipe.seed}:{recipe.workload}:{recipe.synchronous}"
+        for cut, disk in cutting.disks(made, {recipe.cut}):
+            state = cutting.state(disk, cut, recipe.sample, seed)
+            if state is not None:
+                return judge(Path(folder, "judged"), state.files, made, promise)
+    raise click.ClickException("this workload has no such cut any more")
+
+
+def _campaign(task: tuple[str, str, int, int, str]) -> Tally:
+    name, synchronous, seed, wanted, keep = task
+    return campaign(name, synchronous, seed=seed, wanted=wanted, keep=Path(keep))
+
+
+COLUMNS = ("workload", "sync", "cuts", "states", "lost", "doubled", "corrupt", "told", "largest loss")
+
+
+def row(tally: Tally) -> tuple[Any, ...]:
+    """A tally as a line of the table."""
+    return (
+        tally.workload, tally.synchronous, tally.cuts, tally.states, tally.lost, tally.doubled, tally.corrupt,
+        tally.told, tally.largest_loss,
+    )  # fmt: skip
+
+
+def table(tallies: list[Tally]) -> str:
+    """All campaigns, in Markdown, with a line of sums."""
+    sums = [
+        ("all", mode, *(sum(getattr(t, name) for t in tallies if t.synchronous == mode)
+                        for name in ("cuts", "states", "lost", "doubled", "corrupt", "told")),
+         max((t.largest_loss for t in tallies if t.synchronous == mode), default=0))
+        for mode in ("FULL", "NORMAL")
+    ]  # fmt: skip
+    lines = [COLUMNS, ("---", "---", *["---:"] * 7), *map(row, tallies), *sums]
+    return "\n".join(f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in line)} |" for line in lines)
+
+
+@click.command()
+@click.option("--states", "wanted", default=20_000, show_default=True, help="Disks to judge, over all workloads.")
+@click.option("--seed", default=1, show_default=True, help="Of all choices.")
+@click.option("--jobs", default=2, show_default=True, help="Processes.")
+@click.option("--workload", "names", multiple=True, help="Only this one; may be repeated.")
+@click.option("--keep", default="power-failures", show_default=True, type=click.Path(path_type=Path), help="Failures.")
+@click.option("--replay", "again", type=click.Path(exists=True, path_type=Path), help="A recipe.json to judge again.")
+def power(wanted: int, seed: int, jobs: int, names: tuple[str, ...], keep: Path, again: Path | None) -> None:
+    """Cut the power at every step of every workload; exits 1 if anything acknowledged is lost, doubled or corrupt."""
+    if again is not None:
+        fields = json.loads(again.read_text())
+        verdict = replay(Recipe(**fields))
+        for kind, words in verdict.wrong:
+            click.echo(f"{kind}: {words}")
+        raise SystemExit(1 if verdict.wrong else 0)
+    chosen = [WORKLOADS[name] for name in names] or list(WORKLOADS.values())
+    tasks = [(workload.name, mode) for workload in chosen for mode in workload.synchronous]
+    each = math.ceil(wanted / len(tasks))
+    tallies: list[Tally] = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for tally in pool.map(_campaign, [(name, mode, seed, each, str(keep)) for name, mode in tasks]):
+            tallies.append(tally)
+            click.echo(f"{tally.workload}, {tally.synchronous}: {tally.states:,} states", err=True)
+    click.echo(table(tallies))
+    for tally in tallies:
+        for recipe in tally.failures[:3]:
+            click.echo(f"failed: {json.dumps(asdict(recipe))}")
+    raise SystemExit(0 if all(tally.ok for tally in tallies) else 1)

@@ -1,0 +1,364 @@
+"""The recorder: one ordered list of all that a program asks of its disk, and of all that it was promised.
+
+A workload runs in this process with the real store. SQLite's operations come from the shim; those of our own port
+come from the `os` that `eventstore.files` uses, so that the port itself is on trial and not a copy of it. Between
+them stand marks: a write began, a write came back with its last position, a call was acknowledged to its caller.
+From this list `cutting` builds the disks that a power cut could leave, and `judging` knows what each must hold.
+
+Operations are written down just before they happen. A workload is one thread, or its threads exclude each other where
+they touch one file, so that a sync in the list covers what stands before it.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from attrs import frozen
+
+import eventstore.files
+import eventstore.sqlite.log
+import projections
+from eventstore.integrity import chain, genesis
+from eventstore.log import Entry
+from eventstore.sqlite import SQLiteLog
+from projections.system import Identity, System
+from tests.faults.shim import SQLITE_OK, Operation, Shim
+
+BOOT = "boot-before-the-cut"
+"""The boot in which workloads run; the machine that is judged was booted since."""
+DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync", "rename"})
+
+
+@frozen
+class Mark:
+    """What was promised, in the same list: `kind` is began, wrote, acknowledged, opened or closed."""
+
+    kind: str
+    position: int = 0
+    """Of wrote and acknowledged: the last entry's."""
+    write: int = 0
+    """Of began and wrote: which write."""
+
+
+@frozen
+class Record:
+    """What happened, from a disk at rest onward."""
+
+    start: dict[str, bytes]
+    """The files, all durable, before the first step; by path within the folder."""
+    steps: tuple[Operation | Mark, ...]
+    """Paths of operations are within the folder."""
+    log_id: str
+    entries: tuple[Entry, ...]
+    """The log at the end: what each cut recovers must be a beginning of it."""
+    synchronous: str
+    base: int = 0
+    """Where the log ended before the first step."""
+
+
+@cache
+def shim() -> Shim:
+    """The one of this process."""
+    return Shim()
+
+
+# --- our own port -------------------------------------------------------------------------------------------------
+
+
+class _File:
+    """What `fdopen` gives for writing: buffered as the real one is, so that a forgotten flush is not synced here."""
+
+    def __init__(self, system: "RecordingOS", descriptor: int) -> None:
+        self._system = system
+        self._descriptor = descriptor
+        self._buffer = b""
+        self._offset = 0
+
+    def write(self, data: bytes) -> int:
+        self._buffer += data
+        return len(data)
+
+    def flush(self) -> None:
+        if self._buffer:
+            self._system.pwrite(self._descriptor, self._buffer, self._offset)
+        self._offset += len(self._buffer)
+        self._buffer = b""
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def __enter__(self) -> "_File":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self._system.close(self._descriptor)
+
+
+class RecordingOS:
+    """`os` as `eventstore.files` sees it: what reaches the disk is written down; what is not known here is refused."""
+
+    _PASSED = frozenset({"getpid", "fstat", "stat", "lstat", "path", "scandir", "listdir", "PathLike", "fspath"})
+
+    def __init__(self, seen: Callable[[Operation], None]) -> None:
+        self._seen = seen
+        self._paths: dict[int, str] = {}
+
+    def __getattr__(self, name: str) -> object:
+        assert name.startswith("O_") or name in self._PASSED, f"eventstore.files uses os.{name}: teach it to RecordingOS"
+        return getattr(os, name)
+
+    def open(self, path, flags, mode=0o777, *, dir_fd=None):
+        name = os.fspath(path)
+        made = bool(flags & os.O_CREAT) and not os.path.lexists(name)
+        descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
+        self._paths[descriptor] = name
+        if made:
+            self._seen(Operation("open", name, 1))
+        elif flags & os.O_TRUNC:
+            self._seen(Operation("truncate", name, 0))
+        return descriptor
+
+    def pwrite(self, descriptor, data, offset):
+        self._seen(Operation("write", self._paths[descriptor], offset, bytes(data)))
+        return os.pwrite(descriptor, data, offset)
+
+    def ftruncate(self, descriptor, size):
+        self._seen(Operation("truncate", self._paths[descriptor], size))
+        os.ftruncate(descriptor, size)
+
+    def fsync(self, descriptor):
+        name = self._paths[descriptor]
+        self._seen(Operation("dirsync" if Path(name).is_dir() else "sync", name))
+        os.fsync(descriptor)
+
+    fdatasync = fsync
+
+    def fdopen(self, descriptor, mode="r"):
+        return _File(self, descriptor) if mode == "wb" else os.fdopen(descriptor, mode)
+
+    def close(self, descriptor):
+        self._paths.pop(descriptor, None)
+        os.close(descriptor)
+
+    def replace(self, source, target, *_args, **_options):
+        self._seen(Operation("rename", os.fspath(source), 0, os.fspath(target).encode()))
+
+    def unlink(self, path, *_args, **_options):
+        self._seen(Operation("delete", os.fspath(path)))
+
+
+@contextmanager
+def _patched_os(system: RecordingOS) -> Iterator[None]:
+    """Put the recording `os` under the port; `Path.replace` and `Path.unlink` go through the real module."""
+    real = {name: getattr(os, name) for name in ("replace", "unlink")}
+
+    def noting(name: str) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            if not os.path.lexists(arguments[0]):
+                return real[name](*arguments, **options)
+            getattr(system, name)(*arguments, **options)
+            return real[name](*arguments, **options)
+
+        return call
+
+    eventstore.files.os = system  # type: ignore[attr-defined]
+    for name in real:
+        setattr(os, name, noting(name))
+    try:
+        yield
+    finally:
+        eventstore.files.os = os  # type: ignore[attr-defined]
+        for name, function in real.items():
+            setattr(os, name, function)
+
+
+@contextmanager
+def booted(boot: str) -> Iterator[None]:
+    """The machine says that it is in this boot."""
+    real = eventstore.sqlite.log.boot_id
+    eventstore.sqlite.log.boot_id = lambda: boot
+    try:
+        yield
+    finally:
+        eventstore.sqlite.log.boot_id = real
+
+
+def machine(boot: str, pid: int = 7) -> System:
+    """A process of its own in this boot; it sees no other as alive."""
+    me = Identity(boot, "namespace", pid, pid)
+    return System(identity=lambda: me, start_of={pid: pid}.get)
+
+
+# --- a session ----------------------------------------------------------------------------------------------------
+
+
+class RecordingLog(SQLiteLog):
+    """The real log; each write leaves its marks."""
+
+    session: "Session"
+
+    def write(self, job):
+        """See `log.Log`."""
+        session = self.session
+        last = [0]
+
+        def noted(transaction):
+            result = job(transaction)
+            if transaction.last is not None:
+                last[0] = transaction.last.position
+            return result
+
+        number = next(session.writes)
+        session.mark("began", write=number)
+        result = super().write(noted)
+        if last[0]:
+            session.local.position = last[0]
+            session.mark("wrote", last[0], number)
+        return result
+
+
+class Session:
+    """What a workload works with: a folder, stores in it, and the list that everything goes into."""
+
+    def __init__(self, folder: Path, synchronous: str) -> None:
+        self.folder = folder
+        self.path = folder / "agent.db"
+        self.synchronous = synchronous
+        self.steps: list[Operation | Mark] = []
+        self.local = threading.local()
+        self.writes = count(1)
+        self._root = f"{folder}{os.sep}"
+        self._open: list[projections.Runs] = []
+        self._recording = False
+
+    def mark(self, kind: str, position: int = 0, write: int = 0) -> None:
+        """Put a mark into the list."""
+        self.steps.append(Mark(kind, position, write))
+
+    def connect(self, *, checkpoint_every: int | None = None, pid: int = 7, **options: object) -> projections.Runs:
+        """Open the store; from here on it must be there after any cut."""
+        session = self
+
+        class Log(RecordingLog):
+            pass
+
+        Log.session = session
+        log = Log(self.path, synchronous=self.synchronous, **options)
+        if checkpoint_every is not None:
+            log._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
+        runs = projections.connect(log, system=machine(BOOT, pid))
+        self._open.append(runs)
+        self.mark("opened")
+        return runs
+
+    def did(self, call, *arguments, **options):
+        """Call, and note that it returned: what it wrote is acknowledged."""
+        self.local.position = 0
+        result = call(*arguments, **options)
+        if self.local.position:
+            self.mark("acknowledged", self.local.position)
+        return result
+
+    def close(self) -> None:
+        """Close every store that is still open."""
+        while self._open:
+            self._open.pop().close()
+        self.mark("closed")
+
+    def __call__(self, operation: Operation) -> int:
+        """The shim's watcher."""
+        self.seen(operation)
+        return SQLITE_OK
+
+    def seen(self, operation: Operation) -> None:
+        """Write an operation down, if it changes the disk and is in our folder."""
+        name = operation.path
+        if not self._recording or operation.kind not in DISK_KINDS:
+            return
+        if operation.kind == "open" and not operation.offset:
+            return
+        if operation.kind == "dirsync":
+            inside = f"{name}{os.sep}".startswith(self._root)
+            within = "" if name == str(self.folder) else name.removeprefix(self._root)
+        else:
+            inside, within = name.startswith(self._root), name.removeprefix(self._root)
+        if inside:
+            data = operation.data
+            if operation.kind == "rename":
+                data = data.decode().removeprefix(self._root).encode()
+            self.steps.append(Operation(operation.kind, within, operation.offset, data))
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Write down what happens inside."""
+        self._recording = True
+        try:
+            with booted(BOOT), _patched_os(RecordingOS(self.seen)), shim().installed(self):
+                try:
+                    yield
+                finally:
+                    while self._open:  # connections must not outlive the shim
+                        with suppress(Exception):
+                            self._open.pop().close()
+        finally:
+            self._recording = False
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file but SQLite's shared memory, which no cut leaves in use."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith("-shm"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Make a folder hold these files."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def read_log(runs: projections.Runs) -> list[Entry]:
+    """The whole log, as it stands."""
+    entries: list[Entry] = []
+    with runs.store.log.reading() as reading:
+        while page := reading.read_all(after=len(entries), limit=5_000):
+            entries += page
+    return entries
+
+
+def chain_holds(log_id: str, entries: list[Entry] | tuple[Entry, ...]) -> bool:
+    """Whether positions, versions and hashes are what format 1 makes of the contents."""
+    previous = genesis(log_id)
+    versions: dict[str, int] = {}
+    for position, entry in enumerate(entries, start=1):
+        version = versions.get(entry.stream, 0) + 1
+        if (entry.position, entry.version, entry.hash) != (position, version, chain(previous, entry)):
+            return False
+        previous, versions[entry.stream] = entry.hash, version
+    return True
+
+
+def record(perform: Callable[[Session], None], folder: Path, synchronous: str) -> Record:
+    """Run a workload on what stands in the folder, and give what happened."""
+    start = files_in(folder)
+    session = Session(folder, synchronous)
+    base = 0
+    if start:
+        with TemporaryDirectory(dir=folder.parent) as copy:
+            write_files(Path(copy), start)
+            with booted(BOOT), projections.connect(Path(copy, "agent.db"), accept_loss=True) as runs:
+                base = len(read_log(runs))
+    with session.recording():
+        perform(session)
+    with booted(BOOT), projections.connect(session.path) as runs:
+        entries = read_log(runs)
+        log_id = runs.store.log.id
+    assert chain_holds(log_id, entries), "the workload itself left a log whose chain does not hold"
+    return Record(start, tuple(session.steps), log_id, tuple(entries), synchronous, base)

@@ -1,0 +1,224 @@
+"""What is cut: small programs that use the store, each with an eye to one way of writing.
+
+A workload gets a `Session`, opens stores through it, and makes every call that acknowledges something through
+`session.did`. `start` makes the disk that it begins with, all of it durable. To take in another part of Runfold
+(archive, blobs, backup), write one more function and add it to `WORKLOADS`; what is read back beside the log is
+told by a function in `judging`.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from attrs import frozen
+
+import projections
+from eventstore.notes import LogRecorded
+from eventstore.workflow import (
+    CheckpointSaved,
+    MessageRecorded,
+    RunCompleted,
+    RunFailed,
+    RunRequeued,
+    UsageRecorded,
+)
+from eventstore.workflow import Error as RunError
+from tests.faults.recording import Session, booted, machine
+
+EARLIER_BOOT = "boot-before-all"
+_LEASE = timedelta(hours=12)
+
+
+@frozen
+class Workload:
+    """A program to cut, and the disk that it begins with."""
+
+    name: str
+    perform: Callable[[Session], None]
+    start: Callable[[Path], None] = lambda _folder: None
+    synchronous: tuple[str, ...] = ("FULL", "NORMAL")
+
+
+def _note(number: int, size: int = 0) -> LogRecorded:
+    return LogRecorded(source="workload", kind="note", ref=str(number), payload="x" * size)
+
+
+def creation(session: Session) -> None:
+    """A new database: made, migrated, closed, opened again, written to."""
+    session.connect()
+    session.close()
+    runs = session.connect()
+    session.did(runs.store.append, "notes", _note(1))
+    session.close()
+
+
+def appends(session: Session) -> None:
+    """Single events, batches, keys, large payloads."""
+    runs = session.connect()
+    for number in range(6):
+        session.did(runs.store.append, f"notes-{number % 2}", _note(number), key=f"k{number}")
+    session.did(runs.store.append, "notes-0", *(_note(number) for number in range(10, 30)))
+    session.did(runs.store.append, "notes-1", _note(30, 40_000))
+    session.did(runs.store.append, "notes-1", _note(31, 40_000), _note(32, 9_000), _note(33))
+    session.did(runs.store.append, "notes-0", _note(0), key="k0")
+    session.close()
+
+
+def lives(session: Session) -> None:
+    """Runs that are submitted, claimed, worked on, asked about, parked, ended: every table changes."""
+    runs = session.connect()
+    worker = session.did(runs.worker, "w", lease=_LEASE)
+    for number in range(3):
+        session.did(runs.submit, "deploy", input={"n": number}, run_id=f"run-{number}", key=f"submit-{number}")
+    first = session.did(worker.claim)
+    session.did(first.append, MessageRecorded("user", "hello"), UsageRecorded("m", 10, 20, 0.5))
+    session.did(first.call, "c0", "tool", {"a": 1}, lambda _input: {"b": 2})
+    session.did(first.append, CheckpointSaved(step=1, state={"messages": ["hello"] * 20}))
+
+    def ask() -> None:
+        with first:
+            first.ask("c1", "ship", {"to": "production"}, reason="risky")
+
+    session.did(ask)
+    second = session.did(worker.claim)
+    session.did(second.append, UsageRecorded("m", 1, 2, 0.25), CheckpointSaved(step=1, state={"s": 1}))
+    session.did(second.append, RunFailed(RunError("tag", "no")))
+    session.did(runs.resolve, "run-0", "c1", "approved", by="alice", key="decision")
+    again = session.did(worker.claim)
+    session.did(again.append, UsageRecorded("m", 5, 5, 0.125), RunRequeued("later"))
+    last = session.did(worker.claim)
+    session.did(last.append, RunCompleted(output={"done": True}))
+    session.did(worker.close)
+    session.close()
+
+
+def _checkpointing(session: Session, *, every: int | None, appends: int, size: int) -> None:
+    runs = session.connect(checkpoint_every=every)
+    for number in range(appends):
+        session.did(runs.store.append, f"notes-{number % 3}", _note(number, size), key=f"k{number}")
+    session.close()
+    runs = session.connect(checkpoint_every=every)
+    session.did(runs.store.append, "notes-0", _note(-1))
+    session.close()
+
+
+def checkpoints(session: Session) -> None:
+    """The WAL grows past its bound several times, is written back, begun anew, and goes with the close."""
+    _checkpointing(session, every=None, appends=70, size=60_000)
+
+
+def small_checkpoints(session: Session) -> None:
+    """The same with a bound of 20 pages, so that there are many and each disk is quick to judge."""
+    _checkpointing(session, every=20, appends=40, size=3_000)
+
+
+def _some_runs(path: Path) -> None:
+    with booted(EARLIER_BOOT), projections.connect(path / "agent.db", system=machine(EARLIER_BOOT, 5)) as runs:
+        worker = runs.worker("before", lease=_LEASE)
+        for number in range(6):
+            runs.submit("deploy", input=number, run_id=f"run-{number}")
+        for number in range(4):
+            attempt = worker.claim()
+            attempt.append(UsageRecorded("m", number, 1, 0.5), CheckpointSaved(step=1, state=number))
+            if number == 0:
+                attempt.append(RunCompleted())
+        runs.interrupt("run-1", by="operator")
+        # No goodbye: its rows stay, as those of a process do that lost its power.
+        worker._closed.set()
+        worker._renewer.join()
+
+
+def rebuild(session: Session) -> None:
+    """All tables are made anew, while others append, and swapped in."""
+    runs = session.connect()
+
+    def meanwhile(position: int, _head: int) -> None:
+        if position and runs.store.head().position < 40:
+            session.did(runs.store.append, "notes", _note(position), _note(position + 1))
+            session.did(runs.submit, "deploy", run_id=f"beside-{position}")
+
+    session.did(runs.rebuild, progress=meanwhile)
+    session.did(runs.submit, "deploy", run_id="after")
+    session.did(runs.check)
+    session.close()
+
+
+def recovery(session: Session) -> None:
+    """A worker finds what a dead one left: ends some, takes up others, asks who is alive, goes on."""
+    runs = session.connect()
+    worker = session.did(runs.worker, "w", lease=_LEASE)
+    session.did(worker.recover, max_crashes=3)
+    attempt = session.did(worker.claim)
+    session.did(attempt.append, UsageRecorded("m", 1, 1, 0.5))
+    second = session.connect(pid=9)
+    other = session.did(second.worker, "v", lease=_LEASE)
+    session.did(other.recover, max_crashes=0)
+    taken = session.did(other.claim)
+    session.did(taken.append, RunCompleted(output="by the other"))
+    session.did(attempt.append, RunCompleted(output="by the first"))
+    session.did(other.close)
+    session.did(worker.close)
+    session.close()
+
+
+def two_handles(session: Session) -> None:
+    """Two connections take turns; one is closed and opened amid; both read, so that the WAL is not always reset."""
+    one = session.connect(checkpoint_every=15)
+    two = session.connect(checkpoint_every=40, pid=9)
+    for number in range(8):
+        session.did(one.store.append, "notes", _note(number, 500))
+        session.did(two.submit, "deploy", run_id=f"run-{number}")
+        if number == 3:
+            with two.store.reading() as reading:
+                reading.head()
+                session.did(one.store.append, "notes", _note(100, 30_000))
+                session.did(one.store.append, "notes", _note(101, 30_000))
+        if number == 5:
+            two.close()
+            two = session.connect(checkpoint_every=10, pid=9)
+    session.close()
+
+
+def two_threads(session: Session) -> None:
+    """Two threads of one store append at once."""
+    runs = session.connect(checkpoint_every=30)
+
+    def work(name: str) -> None:
+        for number in range(8):
+            session.did(runs.store.append, name, _note(number, 200), _note(number))
+
+    threads = [threading.Thread(target=work, args=(f"notes-{number}",)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.close()
+
+
+def never_closed(session: Session) -> None:
+    """A program that ends without a goodbye, and its successor."""
+    runs = session.connect()
+    session.did(runs.submit, "deploy", run_id="run-0")
+    session.did(runs.store.append, "notes", *(_note(number) for number in range(8)))
+    session.abandon()
+    runs = session.connect(pid=9)
+    session.did(runs.submit, "deploy", run_id="run-1")
+    session.did(runs.store.append, "notes", _note(9))
+    session.close()
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("creation and migration", creation),
+        Workload("appends", appends),
+        Workload("runs living their lives", lives),
+        Workload("checkpoints of the WAL", checkpoints),
+        Workload("small checkpoints", small_checkpoints),
+        Workload("rebuild's swap", rebuild, _some_runs),
+        Workload("recovery by a worker", recovery, _some_runs),
+        Workload("two handles", two_handles),
+        Workload("two threads", two_threads),
+    )
+}
