@@ -69,6 +69,8 @@ class RowFold(Generic[R]):
         self._table = table
         self._held: dict[Values, tuple[R | None, Values | None]] = {}
         self._touched: set[Values] = set()
+        self.asking = False
+        """Whether the table backend was asked and has not answered: what is raised then is the store's, no projection's."""
 
     def fold(self, recorded: Recorded) -> None:
         """Fold one event; others than the projection's own are passed over.
@@ -102,17 +104,23 @@ class RowFold(Generic[R]):
 
     def _row(self, key: Values) -> R | None:
         if key not in self._held:
-            values = self._tables.get(self._transaction, self._table, key)
+            values = self._asked(self._tables.get, key)
             self._held[key] = (None if values is None else self._table.decode(values), values)
         return self._held[key][0]
 
     def _under(self, prefix: Key) -> list[Values]:
         encoded = self._table.encode_key(prefix)
         wanted = query(self._table, dict(zip(self._table.key, prefix, strict=False)))
-        found = self._tables.select(self._transaction, self._table, wanted)
+        found = self._asked(self._tables.select, wanted)
         standing = {self._table.key_of(values) for values in found}
         held = {key for key in self._held if key[: len(encoded)] == encoded}
         return sorted(key for key in standing | held if key not in self._held or self._held[key][0] is not None)
+
+    def _asked(self, ask: Callable[[Any, Table[R], Any], T], what: Any) -> T:
+        self.asking = True
+        answer = ask(self._transaction, self._table, what)
+        self.asking = False
+        return answer
 
     def _encoded(self, row: R, key: Values, position: int) -> Values:
         if not isinstance(row, self._projection.row):
@@ -287,6 +295,8 @@ class Projector:
             try:
                 rows.fold(item)
             except Exception as error:  # a user's own code: whatever it raises must not cost the fact
+                if rows.asking:
+                    raise
                 raise ProjectionHalted(projection.name, item.position, f"{type(error).__name__}: {error}") from error
         rows.flush()
 

@@ -62,6 +62,9 @@ def explained(error: Exception, url: str, timeout: float) -> EventStoreError:
     remedy = {
         "file is not a database": "it is not a SQLite database; check the name, nothing was changed",
         "unable to open database file": "it cannot be opened; check the name and the permissions of its folder",
+        "disk I/O error": "the disk failed (disk I/O error) and nothing was changed; mend it and try again",
+        "database or disk is full": "the disk is full and nothing was changed; free some space and try again",
+        "database disk image is malformed": "the file is damaged; restore a backup",
         "attempt to write a readonly database": "it may not be written; check permissions, or open it read-only",
     }.get(str(error), str(error))
     return CannotOpen(url, remedy)

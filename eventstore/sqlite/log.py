@@ -109,7 +109,7 @@ class SQLiteLog:
         self._connection = self._open()
         try:
             self._prepare()
-            self.id: str = self._connection.execute("SELECT id FROM log").fetchone()[0]
+            self.id: str = self._identity()
         except BaseException:
             self._connection.close()
             raise
@@ -187,6 +187,15 @@ class SQLiteLog:
         except sqlite3.Error as error:
             raise explained(error, self.url, self._busy_timeout) from error
 
+    def _identity(self) -> str:
+        try:
+            row = self._connection.execute("SELECT id FROM log").fetchone()
+        except sqlite3.Error as error:
+            raise explained(error, self.url, self._busy_timeout) from error
+        if row is None:
+            raise CannotOpen(self.url, "its log has lost its id; restore a backup")
+        return str(row[0])
+
     def _switch_to_wal(self) -> None:
         # The switch ignores SQLite's busy handler, so eight processes that open one new file at once need this loop.
         deadline = time.monotonic() + self._busy_timeout
@@ -213,9 +222,13 @@ class SQLiteLog:
         try:
             connection.execute("BEGIN")
             yield SQLiteTransaction(connection, self._genesis)
+        except sqlite3.Error as error:
+            error.add_note(f"while reading {self.url}")
+            raise
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             self._idle.append(connection)
             if self._closed:  # by another thread, while this reader was out
                 self._close_idle()
@@ -277,8 +290,11 @@ class SQLiteLog:
     def resolve(self, position: int, digest: bytes) -> bool:
         """Whether the transaction that ended in this entry stands, after an `OutcomeUnknown`. The answer is final."""
         self._usable()
-        with self._write:
-            self._settle()
+        try:
+            with self._write:
+                self._settle()
+        except sqlite3.Error as error:
+            raise OutcomeUnknown(self.url, position, digest, str(error)) from error
         with self.reading() as view:
             return view.hash_at(position) == digest
 
@@ -300,6 +316,8 @@ class SQLiteLog:
             if isinstance(error, sqlite3.Error):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
+        if not connection.in_transaction:  # a job that swallowed the disk's error: SQLite has undone everything before it
+            raise CannotOpen(self.url, "the disk failed while it was written, and nothing was written; try again")
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -328,6 +346,8 @@ class SQLiteLog:
     def _settle(self) -> None:
         """Make an unknown outcome a known one: open anew, and commit something that means nothing.
 
+        While that fails, whoever wants to write is told the disk's error, and knows that nothing of his was written.
+
         A plain look is not enough. SQLite may bring the failed transaction back when the WAL is next recovered; only a
         later commit, durable in its place, leaves it for good either before itself or overwritten.
         """
@@ -342,7 +362,8 @@ class SQLiteLog:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise OutcomeUnknown(self.url, None, None, str(error)) from error
+            error.add_note(f"while settling an earlier commit to {self.url}; nothing was written")
+            raise
         self._connection, self._settling, self._unsettled = connection, None, False
 
     # --- closing ------------------------------------------------------------------------------------------------

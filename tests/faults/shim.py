@@ -23,6 +23,8 @@ SQLITE_IOERR_TRUNCATE = 10 | (6 << 8)
 SQLITE_IOERR_READ = 10 | (1 << 8)
 SQLITE_IOERR_DELETE = 10 | (10 << 8)
 SQLITE_CANTOPEN = 14
+SHORT = -1
+"""What a watcher answers to a write that the disk takes half of, and then is full."""
 
 
 @frozen
@@ -164,6 +166,9 @@ class Shim:
         def on_write(file: int, buffer: int, size: int, offset: int) -> int:
             data = ctypes.string_at(buffer, size)
             code = self.watcher(Operation("write", self._paths[file], offset, data))
+            if code == SHORT:
+                write(file, buffer, size // 2, offset)
+                return SQLITE_FULL
             return code if code != SQLITE_OK else write(file, buffer, size, offset)
 
         def on_truncate(file: int, size: int) -> int:

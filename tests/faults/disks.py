@@ -1,0 +1,670 @@
+"""Disks that fail: every operation of every public call is made to fail, once, and from then on until it is mended.
+
+A case is one call on a store whose disk fails at the n-th thing that the call asks of it: a write, sync, truncation,
+deletion, opening or reading by SQLite (through `shim`), or a verb of the port for file work (`FaultyFiles`). Writes fail
+with EIO, with a full disk, and short: half is taken, then the disk is full. What is held against the call:
+
+* it returned, and all it wrote stands, once; or it raised an error of ours, or SQLite's own with our note;
+* what it wrote in a transaction that was said to have failed is absent, and stays absent, however often the files are
+  opened again, by whoever finds them after every process died without closing (the files are copied aside, twice);
+* the outcome is said to be unknown when the COMMIT itself failed, and only then; `resolve` then tells what is true, and
+  it stays true;
+* reads go on while nothing can be written; and once the disk is mended the same handle goes on by itself.
+
+What the kernel keeps to itself is not covered: that after a failed fsync the next one may succeed without the data, and
+faults of the memory-mapped `-shm` file, which holds nothing that is not in the WAL.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+
+import projections
+from eventstore.errors import EventStoreError, OutcomeUnknown, Waiting
+from eventstore.files import OperatingSystem
+from eventstore.integrity import chain, genesis
+from eventstore.notes import LogRecorded
+from eventstore.sqlite import SQLiteLog, sqlite3
+from eventstore.sqlite import log as sqlite_log
+from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed
+from projections import System
+from projections.connecting import tables_of
+from projections.system import Identity
+from tests.faults import shim
+
+NOW = 1_767_225_600_000_000
+ME = Identity("boot", "namespace", 1, 1)
+NAME = "agent.db"
+
+_CODES = {
+    "write": (("EIO", shim.SQLITE_IOERR_WRITE), ("full", shim.SQLITE_FULL), ("short", shim.SHORT)),
+    "sync": (("EIO", shim.SQLITE_IOERR_FSYNC),),
+    "truncate": (("EIO", shim.SQLITE_IOERR_TRUNCATE),),
+    "open": (("EIO", shim.SQLITE_CANTOPEN),),
+    "delete": (("EIO", shim.SQLITE_IOERR_DELETE),),
+    "read": (("EIO", shim.SQLITE_IOERR_READ),),
+    "files.read": (("EIO", errno.EIO),),
+    "files.make": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.put": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.hold": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.overwrite": (("EIO", errno.EIO), ("full", errno.ENOSPC), ("short", shim.SHORT)),
+    "files.sync": (("EIO", errno.EIO),),
+}
+"""How each kind of operation may fail: a name, and SQLite's code or the system's."""
+_WRITES = ("write", "files.make", "files.put", "files.hold", "files.overwrite")
+_CHANGES = (*_WRITES, "sync", "truncate", "delete", "files.sync")
+
+
+@frozen
+class Fault:
+    """One way for the disk to fail: at which operation of the call, how, and whether it goes on failing."""
+
+    index: int
+    kind: str
+    how: str
+    stays: bool
+
+    def __str__(self) -> str:
+        return f"{self.how} at operation {self.index} ({self.kind}){', and from then on' if self.stays else ''}"
+
+    @property
+    def readable(self) -> bool:
+        """Whether a handle that was open before can still read."""
+        return not (self.stays and self.kind in ("read", "open"))
+
+    def hits(self, kind: str) -> bool:
+        """Whether a disk that stays broken in this way fails at such an operation."""
+        if self.kind in ("read", "open", "files.read"):
+            return kind == self.kind
+        return kind in (_CHANGES if self.how == "EIO" else _WRITES)
+
+
+@define
+class Disk:
+    """The disk under one store: counts what is asked of it while it is armed, and fails as it was told."""
+
+    armed: bool = False
+    fault: Fault | None = None
+    asked: list[str] = field(factory=list)
+    fired: int = 0
+
+    def __call__(self, operation: shim.Operation) -> int:
+        """What becomes of an operation; the watcher of the shim."""
+        return self.answer(operation.kind)
+
+    def answer(self, kind: str) -> int:
+        """The code that an operation of this kind ends in."""
+        if not self.armed or kind not in _CODES:
+            return shim.SQLITE_OK
+        index = len(self.asked)
+        self.asked.append(kind)
+        fault = self.fault
+        if fault is None or not (index == fault.index or (fault.stays and index > fault.index and fault.hits(kind))):
+            return shim.SQLITE_OK
+        self.fired += 1
+        codes = dict(_CODES[kind])
+        return codes.get(fault.how, codes["EIO"])
+
+    def mend(self) -> None:
+        """From now on nothing fails."""
+        self.armed, self.fault = False, None
+
+
+class FaultyFiles(OperatingSystem):
+    """The port for file work on such a disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def read(self, path: Path) -> bytes | None:
+        self._ask("files.read")
+        return super().read(path)
+
+    def make(self, path: Path) -> bool:
+        self._ask("files.make")
+        return super().make(path)
+
+    def put(self, path: Path, data: bytes) -> None:
+        self._ask("files.put")
+        super().put(path, data)
+
+    def hold(self, path: Path) -> Any:
+        self._ask("files.hold")
+        return _FaultyHeld(super().hold(path), self._disk)
+
+    def _ask(self, verb: str) -> None:
+        _raise(self._disk.answer(verb))
+
+
+class _FaultyHeld:
+    def __init__(self, held: Any, disk: Disk) -> None:
+        self._held = held
+        self._disk = disk
+        self.close = held.close
+
+    def overwrite(self, data: bytes) -> None:
+        code = self._disk.answer("files.overwrite")
+        if code == shim.SHORT:
+            self._held.overwrite(data[: len(data) // 2])
+        _raise(code)
+        self._held.overwrite(data)
+
+    def sync(self) -> None:
+        _raise(self._disk.answer("files.sync"))
+        self._held.sync()
+
+
+def _raise(code: int) -> None:
+    if code != shim.SQLITE_OK:
+        number = errno.ENOSPC if code == shim.SHORT else code
+        raise OSError(number, os.strerror(number))
+
+
+# --- what was promised ----------------------------------------------------------------------------------------------
+
+Place = tuple[int, bytes]
+
+
+@define
+class Ledger:
+    """What became of each transaction, by what its writer was told."""
+
+    acknowledged: list[Place] = field(factory=list)
+    failed: list[Place] = field(factory=list)
+    unknown: list[OutcomeUnknown] = field(factory=list)
+    wrong: list[str] = field(factory=list)
+
+
+class WatchedLog(SQLiteLog):
+    """The log itself, with a ledger of what it told its callers."""
+
+    def __init__(self, path: Path, ledger: Ledger, *, pages: int | None = None, cache: int | None = None, **rest: Any):
+        self._ledger = ledger
+        self._pages = pages
+        self._cache = cache
+        super().__init__(path, **rest)
+
+    def _open(self, mode: Any = None) -> Any:
+        connection = super()._open(mode)
+        if self._pages:
+            connection.execute(f"PRAGMA wal_autocheckpoint = {self._pages}")
+        if self._cache:
+            connection.execute(f"PRAGMA cache_size = {self._cache}")
+        return connection
+
+    def write(self, job: Any) -> Any:
+        transactions: list[Any] = []
+        done = []
+
+        def watched(transaction: Any) -> Any:
+            transactions.append(transaction)
+            result = job(transaction)
+            done.append(True)
+            return result
+
+        try:
+            result = super().write(watched)
+        except BaseException as error:
+            last = transactions[-1].last if transactions else None
+            place = None if last is None else (last.position, last.hash)
+            if isinstance(error, OutcomeUnknown):
+                if not done:
+                    self._ledger.wrong.append("an outcome is said to be unknown, but nothing was committed")
+                elif place is not None:
+                    self._ledger.unknown.append(error)
+                    if (error.position, error.hash) != place:
+                        self._ledger.wrong.append("an unknown outcome names another entry")
+            else:
+                if done:
+                    self._ledger.wrong.append(f"a COMMIT failed and its caller got {error!r}")
+                if place is not None:
+                    self._ledger.failed.append(place)
+            raise
+        if (last := transactions[-1].last) is not None:
+            self._ledger.acknowledged.append((last.position, last.hash))
+        return result
+
+
+# --- the calls ------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """One store in one folder, and whatever a call needs."""
+
+    def __init__(self, folder: Path, disk: Disk, **options: Any) -> None:
+        self.folder = folder
+        self.disk = disk
+        self.ledger = Ledger()
+        self.options = options
+        self.runs: Any = None
+        self.worker: Any = None
+        self.attempt: Any = None
+        self.effects: list[Any] = []
+        self._numbers = itertools.count(1)
+        self.processes = {1: 1}
+        self.time = NOW
+
+    @property
+    def path(self) -> Path:
+        """The database."""
+        return self.folder / NAME
+
+    def system(self, identity: Identity = ME) -> System:
+        """A world in which nothing waits."""
+        return System(
+            microseconds=lambda: self.time,
+            monotonic=lambda: 0.0,
+            sleep=lambda _seconds: None,
+            new_id=lambda: f"{next(self._numbers):08d}",
+            identity=lambda: identity,
+            start_of=self.processes.get,
+        )
+
+    def connect(self, identity: Identity = ME) -> Any:
+        """Open the store on the disk."""
+        log = WatchedLog(self.path, self.ledger, files=FaultyFiles(self.disk), busy_timeout=1.0, **self.options)
+        self.runs = projections.connect(log, system=self.system(identity), tables=tables_of(log))
+        return self.runs
+
+    def claims(self, workflow: str) -> None:
+        """Take up a run, before the disk fails."""
+        self.worker = self.runs.worker("w", lease=timedelta(days=1))
+        self.attempt = self.worker.claim([workflow])
+        assert self.attempt is not None
+
+    def leave(self) -> None:
+        """Close everything; the disk is well."""
+        if self.worker is not None:
+            self.worker.close()
+        if self.runs is not None:
+            self.runs.close()
+        while sqlite_log._POISONED:  # only this harness may: the files are judged, and nobody looks at them any more
+            sqlite_log._POISONED.pop().close()
+
+
+def furnish(folder: Path) -> None:
+    """A database in the middle of a daemon's life, its files as a killed process leaves them."""
+    with_room = folder.with_name("furnishing")
+    with_room.mkdir()
+    bench = Bench(with_room, Disk())
+    dead = Identity("boot", "namespace", 2, 2)
+    bench.processes[2] = 2
+    runs = bench.connect(dead)
+    worker = runs.worker("dead", lease=timedelta(days=1))
+    for name in ("held", "unwanted", "asked", "late", "parked", "done"):
+        runs.submit(name, run_id=f"run-{name}", input={"name": name})
+    for name in ("held", "unwanted", "asked", "late", "parked", "done"):
+        attempt = worker.claim([name])
+        attempt.append(MessageRecorded("user", "go"), CheckpointSaved(1, {"at": name}))
+        if name == "asked":
+            with attempt:
+                attempt.ask("c1", "ship", {"env": "prod"})
+        elif name == "late":
+            with attempt:
+                attempt.ask("c1", "ship", {"env": "prod"}, expires_in=timedelta(seconds=1))
+        elif name == "parked":
+            with attempt:
+                pass
+        elif name == "done":
+            attempt.call("c1", "ship", {}, lambda _input: {"shipped": True})
+            attempt.append(RunCompleted({"answer": 42}))
+        elif name == "unwanted":
+            runs.interrupt("run-unwanted", by="ops")
+    for number in range(3):
+        runs.submit("deploy", run_id=f"run-{number}", input={"number": number})
+    copy(with_room, folder)
+    worker.close()
+    runs.close()
+    shutil.rmtree(with_room)
+
+
+def copy(source: Path, target: Path) -> Path:
+    """The files as they stand, as whoever comes after a kill finds them. Nobody else has them open."""
+    target.mkdir()
+    for suffix in ("", "-wal", "-witness"):
+        if (file := source / f"{NAME}{suffix}").exists():
+            shutil.copyfile(file, target / file.name)
+    return target
+
+
+LINE = LogRecorded("test", "line", payload={"n": 1})
+LARGE = LogRecorded("test", "large", payload="x" * 6_000)
+
+
+def _imported(bench: Bench) -> None:
+    lines = b"".join(
+        b'{"stream": "run-new-%d", "type": "RunQueued", "data": {"workflow": "deploy"}}\n' % number for number in range(5)
+    )
+    from eventstore.exchange import import_lines  # noqa: PLC0415
+
+    import_lines(bench.runs.store, io.BytesIO(lines))
+
+
+def _performed(bench: Bench) -> None:
+    with bench.attempt as attempt:
+        attempt.append(CheckpointSaved(1, {"a": 1}))
+        attempt.append(RunCompleted("done"))
+
+
+def _left_waiting(bench: Bench) -> None:
+    with bench.attempt as attempt:
+        attempt.ask("c9", "ship", {"env": "prod"})
+
+
+def _asked(bench: Bench) -> None:
+    with suppress(Waiting):
+        bench.attempt.ask("c9", "ship", {"env": "prod"})
+
+
+def _looked(bench: Bench) -> None:
+    runs = bench.runs
+    runs.workflow_runs.where(order="-position")
+    runs.output("run-done")
+    runs.checkpoint("run-held")
+    list(runs.messages("run-done"))
+    runs.calls("run-done")
+    list(runs.store.read_all())
+    runs.standings()
+
+
+def _expired(bench: Bench) -> None:
+    bench.time += 10_000_000
+
+
+def _connected_for_the_first_time(bench: Bench) -> None:
+    for file in bench.folder.iterdir():
+        file.unlink()
+
+
+def _paused_again(bench: Bench) -> None:
+    """Nothing: the run `parked` is paused, and an interrupt of it is two commits."""
+
+
+@frozen
+class Call:
+    """A public call: what is done before the disk fails, and the call itself."""
+
+    name: str
+    act: Callable[[Bench], object]
+    ready: Callable[[Bench], object] = lambda _bench: None
+    connected: bool = True
+    """Whether the store is open before."""
+    closes: bool = False
+    options: dict[str, int] = field(factory=dict)
+
+
+CALLS = (
+    Call("connect (new)", Bench.connect, _connected_for_the_first_time, connected=False),
+    Call("connect", Bench.connect, connected=False),
+    Call("submit", lambda b: b.runs.submit("deploy", run_id="run-new", input={"a": 1})),
+    Call("submit (keyed, bounded)", lambda b: b.runs.submit("deploy", key="k1", max_queued=10)),
+    Call("append", lambda b: b.runs.store.append("notes", LINE)),
+    Call("append (a batch)", lambda b: b.runs.store.append("notes", *[LINE] * 20, key="b1")),
+    Call("append (larger than the cache)", lambda b: b.runs.store.append("notes", *[LARGE] * 12), options={"cache": 4}),
+    Call("append (checkpoints)", lambda b: b.runs.store.append("notes", LINE), options={"pages": 2}),
+    Call("transact", lambda b: b.runs.store.stream("run-0", RUN).transact(lambda s: RunDescribed(title=str(s.phase)))),
+    Call("worker", lambda b: b.runs.worker("w", lease=timedelta(days=1)).close()),
+    Call("claim", lambda b: b.worker.claim(["deploy"]), lambda b: b.claims("deploy")),
+    Call("attempt.append", lambda b: b.attempt.append(CheckpointSaved(1, {"a": 1})), lambda b: b.claims("deploy")),
+    Call("call", lambda b: b.attempt.call("c9", "t", {}, lambda _i: b.effects.append(1)), lambda b: b.claims("deploy")),
+    Call("ask", _asked, lambda b: b.claims("deploy")),
+    Call("with attempt", _performed, lambda b: b.claims("deploy")),
+    Call("with attempt (asks)", _left_waiting, lambda b: b.claims("deploy")),
+    Call("resolve", lambda b: b.runs.resolve("run-asked", "c1", "approved", by="alice")),
+    Call("resolve (late)", lambda b: b.runs.resolve("run-late", "c1", "approved", by="alice"), _expired),
+    Call("cancel", lambda b: b.runs.cancel("run-held", by="ops")),
+    Call("interrupt", lambda b: b.runs.interrupt("run-parked", by="ops")),
+    Call("recover", lambda b: b.worker.recover(), lambda b: (b.claims("deploy"), _died(b))),
+    Call("rebuild", lambda b: b.runs.rebuild()),
+    Call("check", lambda b: b.runs.check()),
+    Call("import", _imported),
+    Call("read", _looked),
+    Call("facts, examine", lambda b: (b.runs.store.log.facts(), b.runs.store.log.examine())),
+    Call("close", lambda b: b.runs.close(), closes=True),
+)
+
+
+def _died(bench: Bench) -> None:
+    bench.processes.pop(2, None)
+    _expired(bench)
+
+
+# --- one case -------------------------------------------------------------------------------------------------------
+
+
+@define
+class Outcome:
+    """What one case came to."""
+
+    asked: list[str]
+    fired: int
+    ended: str
+    unknown: int
+    wrong: list[str]
+    written: list[tuple[str, str]] = field(factory=list)
+
+
+def perform(call: Call, template: Path, room: Path, fault: Fault | None, clean: Outcome | None = None) -> Outcome:
+    """One call on a disk that fails in this way (None: that does not fail), and everything that is held against it."""
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir(parents=True)
+    bench = Bench(copy(template, room / "store"), Disk(), **call.options)
+    outcome = Outcome([], 0, "", 0, bench.ledger.wrong)
+    try:
+        with _DEVICE.installed(bench.disk):
+            _perform(call, bench, room, fault, outcome, clean)
+            bench.leave()
+    except Exception as error:
+        error.add_note(f"{call.name}: {fault}")
+        raise
+    outcome.unknown = len(bench.ledger.unknown)
+    return outcome
+
+
+def _perform(
+    call: Call, bench: Bench, room: Path, fault: Fault | None, outcome: Outcome, clean: Outcome | None
+) -> None:
+    wrong, disk = outcome.wrong, bench.disk
+    if call.connected:
+        bench.connect()
+    call.ready(bench)
+    before = _entries(bench.runs) if bench.runs else []
+    disk.armed, disk.fault = True, fault
+    error: Exception | None = None
+    try:
+        call.act(bench)
+    except Exception as caught:  # noqa: BLE001 - the very question is what it is
+        error = caught
+    outcome.asked, outcome.fired = list(disk.asked), disk.fired
+    outcome.ended = "returned" if error is None else type(error).__name__
+    if error is not None:
+        wrong += _unclear(error, bench)
+    opened = bench.runs is not None and not bench.runs.store.closed
+    if fault is not None and opened:
+        wrong += _while_broken(bench, fault, before)
+    copy(bench.folder, room / "killed")
+    disk.mend()
+    so_far = attrs.evolve(bench.ledger, acknowledged=[*bench.ledger.acknowledged], failed=[*bench.ledger.failed])
+
+    answers = {}
+    if opened:
+        for unknown in bench.ledger.unknown:
+            answers[unknown.position, unknown.hash] = _resolve(bench, unknown)
+        try:
+            bench.runs.store.append("probe", LINE)
+            entries = _entries(bench.runs)
+        except Exception as caught:  # noqa: BLE001
+            wrong.append(f"the handle does not go on once the disk is mended: {caught!r}")
+            entries = []
+        for unknown in bench.ledger.unknown:
+            if _resolve(bench, unknown) != answers[unknown.position, unknown.hash]:
+                wrong.append("resolve changed its mind")
+        copy(bench.folder, room / "killed later")
+        outcome.written = [(e.stream, e.type) for e in entries[len(before) : -1]]
+    elif not bench.runs or call.closes:
+        answers = {(unknown.position, unknown.hash): None for unknown in bench.ledger.unknown}
+    bench.leave()
+
+    if error is None and clean is not None and opened and outcome.written[: len(clean.written)] != clean.written:
+        wrong.append(f"it returned, and wrote {outcome.written} instead of {clean.written}")
+    maybe: dict[Place, bool | None] = dict.fromkeys(answers)
+    wrong += _judged(room / "killed", so_far, maybe, "killed while the disk was broken")
+    if opened:
+        wrong += _judged(room / "killed later", bench.ledger, answers, "killed after it was mended")
+    for time in ("first", "second", "third"):
+        wrong += _judged(bench.folder, bench.ledger, answers, f"opened for the {time} time")
+
+
+def _unclear(error: Exception, bench: Bench) -> list[str]:
+    """What is wrong with what a caller was told."""
+    if isinstance(error, EventStoreError):
+        return [] if str(error) else [f"{error!r} says nothing"]
+    notes = getattr(error, "__notes__", ())
+    if isinstance(error, sqlite3.Error) and any(str(bench.path) in note for note in notes):
+        return []
+    return [f"the error is not clear: {error!r} with the notes {list(notes)}"]
+
+
+def _while_broken(bench: Bench, fault: Fault, before: list[Any]) -> list[str]:
+    """Look and write while the disk is still as it is."""
+    wrong: list[str] = []
+    try:
+        entries = _entries(bench.runs)
+        bench.runs.workflow_runs.count()
+        if entries[: len(before)] != before:
+            wrong.append("what stood before reads otherwise")
+    except Exception as error:  # noqa: BLE001
+        if fault.readable:
+            wrong.append(f"reads do not go on: {error!r}")
+        wrong += _unclear(error, bench)
+    try:
+        bench.runs.store.append("notes", LINE)
+    except Exception as error:  # noqa: BLE001
+        wrong += _unclear(error, bench)
+        if not fault.stays:
+            wrong.append(f"the disk failed once, and the next append gets {error!r}")
+    return wrong
+
+
+def _resolve(bench: Bench, unknown: OutcomeUnknown) -> bool:
+    store = bench.runs.store
+    if hasattr(store, "resolve"):
+        return bool(store.resolve(unknown))
+    return bool(store.log.resolve(unknown.position, unknown.hash))
+
+
+def _entries(runs: Any) -> list[Any]:
+    with runs.store.reading() as reading:
+        return list(reading.read_all(after=0, limit=10_000))
+
+
+def _judged(folder: Path, ledger: Ledger, answers: dict[Place, bool | None], when: str) -> list[str]:
+    """Open the files and hold the ledger against them."""
+    wrong = []
+    try:
+        runs = projections.connect(folder / NAME)
+    except Exception as error:  # noqa: BLE001
+        return [f"{when}: it cannot be opened: {error!r}"]
+    with runs:
+        entries = _entries(runs)
+        places = Counter((entry.position, entry.hash) for entry in entries)
+        wrong += [f"{when}: acknowledged and lost: position {p[0]}" for p in ledger.acknowledged if places[p] != 1]
+        wrong += [f"{when}: said to have failed, and stands: position {p[0]}" for p in ledger.failed if places[p]]
+        for place, answer in answers.items():
+            if answer is not None and bool(places[place]) is not answer:
+                wrong.append(f"{when}: resolve said {answer} of position {place[0]}, which is not so")
+        digest = genesis(runs.store.log.id)
+        for number, entry in enumerate(entries, start=1):
+            digest = chain(digest, attrs.evolve(entry, hash=b""))
+            if (entry.position, entry.hash) != (number, digest):
+                wrong.append(f"{when}: the chain is broken at {entry.position}")
+        report = runs.check()
+        if not report.ok:
+            wrong.append(f"{when}: {[*report.troubles, *map(str, report.listed)]}")
+        if runs.store.log.loss is not None:
+            wrong.append(f"{when}: a loss is said")
+    return wrong
+
+
+_DEVICE: Any = None
+
+
+# --- all cases ------------------------------------------------------------------------------------------------------
+
+
+@define
+class Tally:
+    """What many cases came to."""
+
+    cases: int = 0
+    fired: int = 0
+    by_call: Counter[str] = field(factory=Counter)
+    by_fault: Counter[str] = field(factory=Counter)
+    ended: Counter[str] = field(factory=Counter)
+    unknown: int = 0
+    wrong: list[str] = field(factory=list)
+
+
+def faults_of(asked: list[str]) -> Iterator[Fault]:
+    """Every way in which a call that asks this of its disk can meet a failing one."""
+    for index, kind in enumerate(asked):
+        for how, _ in _CODES[kind]:
+            for stays in (False, True):
+                yield Fault(index, kind, how, stays)
+
+
+def enumerate_all(
+    folder: Path, *, every: int = 1, calls: tuple[Call, ...] = CALLS, news: Callable[[str, Tally], None] | None = None
+) -> Tally:
+    """All faults of all calls, or each `every`-th of them, beginning elsewhere in each call."""
+    global _DEVICE  # noqa: PLW0603 - one per process
+    _DEVICE = _DEVICE or shim.Shim()
+    tally = Tally()
+    template = folder / "template"
+    furnish(template)
+    for number, call in enumerate(calls):
+        clean = perform(call, template, folder / "case", None)
+        tally.wrong += [f"{call.name}: {wrong}" for wrong in clean.wrong]
+        for fault in itertools.islice(faults_of(clean.asked), number % every, None, every):
+            outcome = perform(call, template, folder / "case", fault, clean)
+            tally.cases += 1
+            tally.fired += outcome.fired
+            tally.by_call[call.name] += 1
+            tally.by_fault[f"{fault.kind}, {fault.how}"] += 1
+            tally.ended[outcome.ended] += 1
+            tally.unknown += outcome.unknown
+            tally.wrong += [f"{call.name}, {fault}: {wrong}" for wrong in outcome.wrong]
+        if news:
+            news(call.name, tally)
+    return tally
+
+
+def main(every: int = 1) -> int:
+    """Try them all and print what came of it; the exit code."""
+    import tempfile  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runfold-disks-")))
+        tally = enumerate_all(
+            folder, every=every, news=lambda name, t: print(f"  {name:32} {t.by_call[name]:6} cases", flush=True)
+        )
+    print(f"{tally.cases} cases, {tally.fired} operations failed; {tally.unknown} outcomes were unknown and resolved")
+    print("ended:", ", ".join(f"{name} {number}" for name, number in tally.ended.most_common()))
+    print("faults:", ", ".join(f"{name} {number}" for name, number in sorted(tally.by_fault.items())))
+    print(f"acknowledged and lost, misreported, unclear, or stuck: {len(tally.wrong)}")
+    for line in tally.wrong[:50]:
+        print("  wrong:", line)
+    return 1 if tally.wrong else 0
