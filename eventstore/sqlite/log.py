@@ -147,12 +147,12 @@ class SQLiteLog:
             return
         connection = self._open("ro")
         try:
-            if not schema_version(connection, self.url):
-                return
-            connection.execute("BEGIN")
-            log_id = connection.execute("SELECT id FROM log").fetchone()[0]
-            reading = SQLiteTransaction(connection, genesis(log_id))
-            loss = self._witness.loss(witness, log_id, reading)
+            if schema_version(connection, self.url):
+                connection.execute("BEGIN")
+                log_id = connection.execute("SELECT id FROM log").fetchone()[0]
+                loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
+            else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
+                loss = self._witness.all_gone(witness) if self._path.stat().st_size else None
             if loss is None:
                 return
             if not (accept_loss or loss.promised):

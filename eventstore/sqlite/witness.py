@@ -54,9 +54,16 @@ class WitnessFile:
         if reading.hash_at(witness.position) == witness.hash:
             return None
         head: Head = reading.head()
-        rebooted = bool(self._boot_id) and witness.boot_id != self._boot_id
-        promised = witness.synchronous == "NORMAL" and rebooted and head.position < witness.position
+        promised = self._may_lose(witness) and head.position < witness.position
         return Loss(witness.position, witness.hash.hex(), head.position, promised)
+
+    def all_gone(self, witness: Witness) -> Loss:
+        """What is gone where the witness stands beside a database that does not even hold a log."""
+        return Loss(witness.position, witness.hash.hex(), 0, self._may_lose(witness))
+
+    def _may_lose(self, witness: Witness) -> bool:
+        rebooted = bool(self._boot_id) and witness.boot_id != self._boot_id
+        return witness.synchronous == "NORMAL" and rebooted
 
     def saw(self, log_id: str, entry: Entry) -> None:
         """An entry was committed. A disk that does not take this much costs no fact: the log has it already."""

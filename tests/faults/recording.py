@@ -23,6 +23,7 @@ from attrs import frozen
 import eventstore.files
 import eventstore.sqlite.log
 import projections
+from eventstore.errors import Refused
 from eventstore.integrity import chain, genesis
 from eventstore.log import Entry
 from eventstore.sqlite import SQLiteLog
@@ -264,6 +265,12 @@ class Session:
         if self.local.position:
             self.mark("acknowledged", self.local.position)
         return result
+
+    def refused(self, call, *arguments, **options) -> None:
+        """Call, and note nothing: the gate says no."""
+        with suppress(Refused):
+            call(*arguments, **options)
+            raise AssertionError(f"{call} was to be refused")
 
     def close(self) -> None:
         """Close every store that is still open."""

@@ -156,7 +156,7 @@ def recovery(session: Session) -> None:
     session.did(other.recover, max_crashes=0)
     taken = session.did(other.claim)
     session.did(taken.append, RunCompleted(output="by the other"))
-    session.did(attempt.append, RunCompleted(output="by the first"))
+    session.refused(attempt.append, RunCompleted(output="by the first"))
     session.did(other.close)
     session.did(worker.close)
     session.close()
@@ -193,18 +193,6 @@ def two_threads(session: Session) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    session.close()
-
-
-def never_closed(session: Session) -> None:
-    """A program that ends without a goodbye, and its successor."""
-    runs = session.connect()
-    session.did(runs.submit, "deploy", run_id="run-0")
-    session.did(runs.store.append, "notes", *(_note(number) for number in range(8)))
-    session.abandon()
-    runs = session.connect(pid=9)
-    session.did(runs.submit, "deploy", run_id="run-1")
-    session.did(runs.store.append, "notes", _note(9))
     session.close()
 
 
