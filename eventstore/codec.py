@@ -28,17 +28,12 @@ from attrs import frozen
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
+from eventstore.limits import MAX_BYTES, MAX_DEPTH, MAX_INTEGER
 from eventstore.log import Cursor, Entry
 
 Json: TypeAlias = Any
 """Any JSON value: None, bool, int, float, str, list of these, dict of these by str."""
 
-MAX_DEPTH = 254
-"""How deep a payload may nest; orjson's own bound when writing, a quarter of its bound when reading."""
-MAX_BYTES = 32 * 1024 * 1024
-"""How large one encoded payload may be."""
-MAX_INTEGER = 2**53 - 1
-"""The largest integer that every JSON reader brings back exactly."""
 
 _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _OPTIONS |= orjson.OPT_PASSTHROUGH_DATACLASS

@@ -25,10 +25,12 @@ import attrs
 import orjson
 from attrs import frozen
 
-from eventstore.codec import MAX_BYTES, Json, Recorded, from_iso, from_microseconds, loads_strictly, to_iso
+from eventstore.codec import Json, Recorded, from_iso, from_microseconds, loads_strictly, to_iso
 from eventstore.errors import EventStoreError, ImportRefused, InvalidArgument
+from eventstore.gate import Draft, Folded, same_json
+from eventstore.limits import MAX_BYTES, check_name
 from eventstore.log import Head, Writing
-from eventstore.store import Draft, EventStore, Folded, check_name, same_json
+from eventstore.store import EventStore
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -248,7 +250,7 @@ class _Import:
         self._transaction = transaction
         self._resume = resume
         self._before = self._head = transaction.head()
-        self._recorded_at = store.now(self._head)
+        self._recorded_at = store.gate.now(self._head)
         self._views: OrderedDict[str, tuple[Folded[Any], int | None]] = OrderedDict()
         self._pending: list[Recorded] = []
         self._pending_bytes = 0
@@ -272,7 +274,7 @@ class _Import:
 
     def flush(self) -> None:
         """Write what was judged, and bring the projections along."""
-        self._store.insert(self._transaction, self._before, self._pending)
+        self._store.gate.insert(self._transaction, self._before, self._pending)
         self._before = self._head
         self._pending, self._pending_bytes = [], 0
         self._pending_keys.clear()
@@ -289,9 +291,9 @@ class _Import:
         return self.places.setdefault(stream, _Place(standing))
 
     def _draft(self, line: _Line) -> Draft:
-        event = self._store.codec.parse(line.type, line.data)
+        event = self._store.gate.codec.parse(line.type, line.data)
         part = _OF_A_BATCH.fullmatch(line.key) if line.key else None
-        (draft,) = self._store.draft(
+        (draft,) = self._store.gate.draft(
             [event],
             attempt=line.attempt,
             key=part[1] if part else line.key,
@@ -302,12 +304,12 @@ class _Import:
 
     def _compare(self, line: _Line, draft: Draft, version: int) -> None:
         (entry,) = self._transaction.read(line.stream, after=version - 1, limit=1)
-        standing = self._store.codec.recorded(entry)
+        standing = self._store.gate.codec.recorded(entry)
         if standing.kind is not draft.kind:
             differs = f"is {standing.type} and not {draft.type}"
         elif draft.key is not None and draft.key != entry.key:
             differs = f"bears the key {entry.key!r} and not {draft.key!r}"
-        elif not (same_json(entry.data, draft.data) or same_json(self._store.codec.encode(standing.event), draft.data)):
+        elif not (same_json(entry.data, draft.data) or same_json(self._store.gate.codec.encode(standing.event), draft.data)):
             differs = "holds other data"  # an older stored shape was compared in its present one
         else:
             return
@@ -316,7 +318,7 @@ class _Import:
     def _append(self, line: _Line, draft: Draft) -> None:
         view, held = self._view(line.stream)
         self._refuse_key(line.stream, draft)
-        view, recorded = self._store.judged(
+        view, recorded = self._store.gate.judged(
             view, line.stream, draft, self._head, recorded_at=self._recorded_at, held=held if line.inherits else None
         )
         self._views[line.stream] = (view, held if recorded.attempt is None else recorded.attempt)
@@ -344,14 +346,14 @@ class _Import:
         if stream in self._views:
             self._views.move_to_end(stream)
             return self._views[stream]
-        view: Folded[Any] = self._store.start(None)
+        view: Folded[Any] = self._store.gate.start(None)
         held: int | None = None
         place = self.places[stream]
         if place.standing or place.line > 1:
             self.flush()  # what is to be folded again must stand
         while entries := self._transaction.read(stream, after=view.version, limit=_PENDING):
             for entry in entries:
-                view = self._store.gate(view, self._store.codec.recorded(entry))
+                view = self._store.gate.admit(view, self._store.gate.codec.recorded(entry))
                 held = held if entry.attempt is None else entry.attempt
         self._views[stream] = (view, held)
         if len(self._views) > _REMEMBERED:

@@ -15,9 +15,6 @@ from attrs import frozen
 
 T = TypeVar("T")
 
-PAGE_BYTES = 8 * 1024 * 1024
-"""A page of entries ends early when its payloads have grown past this, so that memory stays bounded."""
-
 
 @frozen
 class Entry:

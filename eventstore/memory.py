@@ -18,7 +18,8 @@ from rpds import HashTrieMap
 
 from eventstore.errors import StoreClosed
 from eventstore.integrity import genesis
-from eventstore.log import PAGE_BYTES, Census, Entry, Head, Loss
+from eventstore.limits import PAGE_BYTES
+from eventstore.log import Census, Entry, Head, Loss
 
 T = TypeVar("T")
 

@@ -16,11 +16,17 @@ from attrs import frozen
 
 from eventstore.codec import Json, digest
 from eventstore.errors import (
+    CannotOpen,
+    DatabaseBusy,
     DigestMismatch,
     Fenced,
+    ForkedStore,
     IllegalTransition,
+    LostTail,
     NotApproved,
+    OutcomeUnknown,
     QuestionOpen,
+    StoreClosed,
     Unreturned,
     Waiting,
 )
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventstore.codec import Recorded
-    from eventstore.store import Stream
+    from eventstore.store import EventStore, Stream
     from projections.system import System
 
 MAX_MESSAGE = 10_000
@@ -86,12 +92,14 @@ class Attempt:
     | `Unreturned` (from `call`) | paused for an operator |
     | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker, or interrupted if that was asked |
     | `Fenced` | another's: nothing is written |
+    | an error of the store itself (its disk, a lock) | paused for a worker; the exception goes on |
     | any other exception | failed; the exception goes on |
 
-    The first three and `Fenced` end the block quietly.
+    The first three and `Fenced` end the block quietly. Where the store cannot take even this last word, the worker
+    keeps it and says it before its next claim: a run is not stuck because a disk was full for a while.
     """
 
-    def __init__(self, stream: Stream[RunState], system: System, done: Callable[[], None]) -> None:
+    def __init__(self, stream: Stream[RunState], system: System, done: Callable[[Callable[[], None] | None], None]) -> None:
         self._stream = stream
         self._system = system
         self._done = done
@@ -275,12 +283,15 @@ class Attempt:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        unsaid: Callable[[], None] | None = lambda: self._leave(error)
         try:
-            if isinstance(error, Fenced) and error.stream == self.run_id:
-                return True
-            self._leave(error)
+            if not (isinstance(error, Fenced) and error.stream == self.run_id):
+                self._leave(error)
+            unsaid = None
         finally:
-            self._done()
+            self._done(unsaid)
+        if isinstance(error, Fenced) and error.stream == self.run_id:
+            return True
         return isinstance(error, Waiting | Unreturned) and error.stream == self.run_id
 
     def _leave(self, error: BaseException | None) -> None:
@@ -288,21 +299,33 @@ class Attempt:
         if state.phase is not Phase.STARTED or state.attempt != self.number:
             return  # it ended, was parked by its own hand, or is another's
         try:
-            self.append(_last_word(state, self.run_id, error))
+            self.append(_last_word(state, self.run_id, error, store_failed=_is_of(self._stream.store, error)))
         except (Fenced, IllegalTransition):
             return  # somebody ended it between the look and the word
 
 
-def _last_word(state: RunState, run_id: str, error: BaseException | None) -> object:
+def _is_of(store: EventStore, error: BaseException | None) -> bool:
+    """Whether it is this store that failed, and not the run: its own errors, and its driver's, which bear its note."""
+    match error:
+        case StoreClosed():
+            return store.closed
+        case CannotOpen() | DatabaseBusy() | ForkedStore() | LostTail() | OutcomeUnknown():
+            return error.url == store.log.url
+    return any(store.log.url in note for note in getattr(error, "__notes__", ()))
+
+
+def _last_word(state: RunState, run_id: str, error: BaseException | None, *, store_failed: bool = False) -> object:
     """The event that ends or parks a run whose worker leaves by this exception (None: unfinished); pure."""
     if isinstance(error, Waiting) and error.stream == run_id:
         return RunPaused("person", reason=f"waits for an answer to {', '.join(error.call_ids)}")
     if isinstance(error, Unreturned) and error.stream == run_id:
         return RunPaused("operator", reason=str(error))
-    if isinstance(error, Exception) and not isinstance(error, CancelledError):
+    if isinstance(error, Exception) and not isinstance(error, CancelledError) and not store_failed:
         return RunFailed(Error(type(error).__name__, storable(str(error))))
     if state.interrupt_requested:
         return RunInterrupted(reason="interrupt requested")
+    if store_failed:
+        return RunPaused("worker", reason=storable(f"the store failed: {error}"))
     return RunPaused("worker", reason="left unfinished" if error is None else f"{type(error).__name__} in the worker")
 
 

@@ -67,12 +67,12 @@ def connect(
     log = open_log(url, **options)
     try:
         store = EventStore(log, (RUN, *app.machines), upcasters=app.upcasters, clock=system.microseconds)
-        projector = Projector(log, store.codec, tables or tables_of(log), (*BUILT_IN, *app.projections))
+        projector = Projector(log, store.gate.codec, tables or tables_of(log), (*BUILT_IN, *app.projections))
         projector.prepare()
     except BaseException:
         log.close()
         raise
-    store.inline = projector.inline
+    store.gate.inline = projector.inline
     return Runs(store, projector, Presence(log, projector.tables, system), system)
 
 

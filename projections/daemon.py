@@ -15,7 +15,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from eventstore.errors import InvalidArgument, Refused, StoreClosed
-from eventstore.store import EventStore, Stream, check_name
+from eventstore.limits import check_name
+from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
 from projections.recovery import Recovery, overdue, runnable, settle, take
@@ -63,6 +64,7 @@ class Worker:
         self._system = system
         self._max_crashes = 3
         self._active = 0
+        self._unsaid: list[Callable[[], None]] = []
         self._counting = threading.Lock()
         self._stopping = False
         self._closed = threading.Event()
@@ -183,6 +185,7 @@ class Worker:
         wanted = None if workflows is None else tuple(workflows)
         deadline = self._system.monotonic() + wait
         while True:
+            self._say_last_words()
             for run_id in self._candidates(wanted):
                 if (attempt := self._take(run_id)) is not None:
                     return attempt
@@ -250,9 +253,25 @@ class Worker:
             self._active += 1
         return Attempt(stream, self._system, self._finished)
 
-    def _finished(self) -> None:
+    def _finished(self, unsaid: Callable[[], None] | None) -> None:
         with self._counting:
             self._active -= 1
+            if unsaid is not None:
+                self._unsaid.append(unsaid)
+
+    def _say_last_words(self) -> None:
+        """End or park what the store could not end or park when its block was left."""
+        while self._unsaid:
+            with self._counting:
+                say = self._unsaid.pop(0) if self._unsaid else None
+            if say is None:
+                return
+            try:
+                say()
+            except BaseException:
+                with self._counting:
+                    self._unsaid.append(say)
+                raise
 
     def _stream(self, run_id: str) -> Stream[RunState]:
         return self._store.stream(run_id, RUN).refresh()

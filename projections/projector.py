@@ -295,7 +295,7 @@ class Projector:
             try:
                 rows.fold(item)
             except Exception as error:  # a user's own code: whatever it raises must not cost the fact
-                if rows.asking:
+                if rows.asking and self.tables.exists(transaction, table):  # a disk's fault; a dropped table's is ours
                     raise
                 raise ProjectionHalted(projection.name, item.position, f"{type(error).__name__}: {error}") from error
         rows.flush()

@@ -19,8 +19,9 @@ from attrs import field, frozen
 
 from eventstore.codec import Recorded
 from eventstore.errors import InvalidArgument, RebuildSuperseded, Refused, ReplayRefused, UnreadableEntry
+from eventstore.gate import Folded
 from eventstore.log import Writing
-from eventstore.store import EventStore, Folded
+from eventstore.store import EventStore
 from projections.projection import Projection
 from projections.projector import CHUNK, CursorRow, Projector
 from projections.tables import Column, Table, Values, query
@@ -102,7 +103,7 @@ class Replay:
         name = recorded.stream
         folded = self._streams.pop(name, None) or self._again(transaction, recorded)
         try:
-            folded = self._store.gate(folded, recorded)
+            folded = self._store.gate.admit(folded, recorded)
         except (Refused, UnreadableEntry) as error:
             folded = attrs.evolve(folded, version=recorded.version)
             self._left_out.setdefault(name, set()).add(recorded.version)
@@ -116,7 +117,7 @@ class Replay:
                 self._streams.popitem(last=False)
 
     def _again(self, transaction: Writing, recorded: Recorded) -> Folded[Any]:
-        folded: Folded[Any] = self._store.start(None)
+        folded: Folded[Any] = self._store.gate.start(None)
         left_out = self._left_out.get(recorded.stream, ())
         while folded.version < recorded.version - 1:
             limit = min(CHUNK, recorded.version - 1 - folded.version)
@@ -124,7 +125,7 @@ class Replay:
                 if entry.version in left_out:
                     folded = attrs.evolve(folded, version=entry.version)
                 else:
-                    folded = self._store.gate(folded, self._store.codec.recorded(entry))
+                    folded = self._store.gate.admit(folded, self._store.gate.codec.recorded(entry))
         return folded
 
 
@@ -222,7 +223,7 @@ class Rebuilder:
             if not entries:
                 finish(transaction)
                 return False, making.position
-            self._fold(transaction, making, [self._store.codec.recorded(entry) for entry in entries])
+            self._fold(transaction, making, [self._store.gate.codec.recorded(entry) for entry in entries])
             return True, transaction.head().position
 
         more = True

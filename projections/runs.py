@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from eventstore.errors import InvalidArgument, QueueFull, Refused, RunNotFound
-from eventstore.store import check_name
+from eventstore.limits import check_name
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,

@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import frozen
 
 from eventstore.codec import from_microseconds
-from eventstore.store import microseconds_now
+from eventstore.gate import microseconds_now
 
 
 @frozen

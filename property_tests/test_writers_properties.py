@@ -48,7 +48,7 @@ def legal(store):
 
     def job(transaction):
         for entry in transaction.read_all(after=0, limit=10_000):
-            replay.admit(transaction, store.codec.recorded(entry))
+            replay.admit(transaction, store.gate.codec.recorded(entry))
 
     store.write(job)
 

@@ -17,7 +17,7 @@ PLANTED = Path(__file__).parent / "planted"
 
 def performed(tmp_path, seed, *, kills, worker=None, runs=3):
     with eventstore.connect("memory:") as store:
-        traces = samples(seed, store.codec, count=runs)
+        traces = samples(seed, store.gate.codec, count=runs)
     command = {} if worker is None else {"worker": (sys.executable, str(PLANTED / worker))}
     return Supervisor(tmp_path / "demo.db", traces, kills=kills, seed=seed, **command).run()
 
@@ -60,8 +60,8 @@ def test_the_command_performs_sample_runs_and_exits_0():
 def test_the_command_performs_traces_that_were_written_by_others(tmp_path):
     path = tmp_path / "traces.jsonl"
     with eventstore.connect("memory:") as store:
-        write(path, samples(7, store.codec, count=1), store.codec)
-        assert load([path], store.codec) == samples(7, store.codec, count=1)
+        write(path, samples(7, store.gate.codec, count=1), store.gate.codec)
+        assert load([path], store.gate.codec) == samples(7, store.gate.codec, count=1)
 
     result = CliRunner().invoke(demo, [str(path), "--kills", "1", "--seed", "5"])
 

@@ -145,7 +145,7 @@ def test_a_golden_log_replays_to_the_phases_that_its_release_saw(release, open_l
     views = {}
     for recorded, phase in zip(store.read_all(), phases, strict=True):
         assert recorded.event is not None
-        views[recorded.stream] = store.gate(views.get(recorded.stream) or store.start(None), recorded)
+        views[recorded.stream] = store.gate.admit(views.get(recorded.stream) or store.gate.start(None), recorded)
         assert views[recorded.stream].state.phase == phase, f"position {recorded.position}"
     assert store.head().hash == entries[-1].hash
 

@@ -323,7 +323,7 @@ def test_a_replay_keeps_no_more_streams_than_it_says(world, monkeypatch):
     sizes = []
 
     def job(transaction):
-        for recorded in [runs.store.codec.recorded(entry) for entry in transaction.read_all(after=0, limit=99)]:
+        for recorded in [runs.store.gate.codec.recorded(entry) for entry in transaction.read_all(after=0, limit=99)]:
             replay.admit(transaction, recorded)
             sizes.append(len(replay._streams))
 

@@ -7,8 +7,8 @@ import pytest
 
 from eventstore import RUN, Refused, connect
 from eventstore.errors import AlreadyAsked, AlreadyResolved, Fenced, IllegalTransition, InvalidArgument, VersionConflict
+from eventstore.limits import check_name
 from eventstore.notes import MetaSet
-from eventstore.store import check_name
 from eventstore.workflow import (
     ConfirmationRequested,
     ConfirmationResolved,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from eventstore.log import PAGE_BYTES, Census, Entry, Head
+from eventstore.limits import PAGE_BYTES
+from eventstore.log import Census, Entry, Head
 from eventstore.sqlite.driver import SQLITE_VERSION
 
 if TYPE_CHECKING:

@@ -45,10 +45,11 @@ from eventstore.errors import (
     VersionConflict,
 )
 from eventstore.integrity import chain, genesis
-from eventstore.log import PAGE_BYTES, Cursor, Entry, Head, Log, Reading, Writing
+from eventstore.limits import MAX_BATCH, PAGE_BYTES
+from eventstore.log import Cursor, Entry, Head, Log, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded, MetaSet
-from eventstore.store import MAX_BATCH, EventStore
+from eventstore.store import EventStore
 from eventstore.workflow import (
     RUN,
     MessageRecorded,

@@ -23,8 +23,9 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from eventstore.codec import MAX_INTEGER, Codec, Json, Recorded, digest
+from eventstore.codec import Codec, Json, Recorded, digest
 from eventstore.errors import InvalidPayload, Refused
+from eventstore.limits import MAX_INTEGER
 from eventstore.log import Entry
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded

@@ -16,7 +16,7 @@ import click
 
 from eventstore.errors import InvalidArgument
 from eventstore.exchange import Imported, export_lines, import_lines
-from eventstore.store import check_name
+from eventstore.limits import check_name
 from eventstore.workflow import Phase
 from projections.cli import output
 from projections.cli.opening import same_file, store_command

@@ -56,7 +56,7 @@ def demo(traces: tuple[Path, ...], kills: int, seed: int | None, database: Path 
 
 def _traces(paths: tuple[Path, ...], seed: int) -> list[Trace]:
     with eventstore.connect("memory:") as store:
-        return load(paths, store.codec) if paths else samples(seed, store.codec)
+        return load(paths, store.gate.codec) if paths else samples(seed, store.gate.codec)
 
 
 def _new(database: Path) -> Path:

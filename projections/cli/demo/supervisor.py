@@ -117,7 +117,7 @@ class Supervisor:
         began = time.monotonic()
         path = self._database.with_name(self._database.name + ".traces.jsonl")
         with projections.connect(self._database) as runs:
-            trace_files.write(path, self._traces.values(), runs.store.codec)
+            trace_files.write(path, self._traces.values(), runs.store.gate.codec)
             try:
                 while not self.outcome.wrong and not self._live(runs, path):
                     pass
@@ -243,7 +243,7 @@ class Supervisor:
     def _examine_run(self, runs: Runs, trace: Trace) -> None:
         """The stream must hold the trace's lines, once each and in order, and end as the trace does."""
         recorded = [item for item in runs.store.read(trace.run_id) if item.kind not in (RunResumed, RunPaused)]
-        wanted = [_content(runs.store.codec.encode(event), type(event).__name__) for event in trace.events]
+        wanted = [_content(runs.store.gate.codec.encode(event), type(event).__name__) for event in trace.events]
         found = [_content(item.entry.data, item.type) for item in recorded]
         if found != wanted:
             self.outcome.wrong.append(_explain(trace, recorded, wanted, found))

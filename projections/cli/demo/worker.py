@@ -123,7 +123,7 @@ def main(database: str, path: str) -> None:
         projections.connect(database) as runs,
         runs.worker("demo", lease=timedelta(seconds=10)) as worker,
     ):
-        traces = {trace.run_id: trace for trace in load([Path(path)], runs.store.codec)}
+        traces = {trace.run_id: trace for trace in load([Path(path)], runs.store.gate.codec)}
         report = worker.recover(max_crashes=1_000_000)
         acknowledge(recovered=len(report.resumable))
         for trace in traces.values():

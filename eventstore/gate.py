@@ -1,0 +1,270 @@
+"""The gate: what every event passes on its way into the log, whichever door it takes.
+
+In this order: payload, key, fence, version, machine. The payload is judged before the write transaction, the rest
+inside it, on the state as it stands there; so each caller is judged on the results of all before it, and a conflict
+is no refusal but a state that is a little newer. What may happen is said by the machine, how events are spelled by the
+codec; here both are put in front of a backend's `insert`. Streams, imports and rebuilds come through here; users do not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+import orjson
+from attrs import frozen
+
+from eventstore.codec import Codec, Json, Recorded, Upcaster, canonical, encode_json, to_microseconds
+from eventstore.errors import ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
+from eventstore.integrity import chain
+from eventstore.limits import MAX_BATCH, MAX_INTEGER, PAGE, check_name
+from eventstore.log import Entry, Head, Reading, Writing
+from eventstore.machine import Machine
+from eventstore.notes import FREE, NOTES
+
+S = TypeVar("S", bound=Any)
+
+
+class Inline(Protocol):
+    """What is kept in step with the log, in the transaction that writes it."""
+
+    def __call__(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
+        """Take in what was appended after the head `before`."""
+
+
+def microseconds_now() -> int:
+    """The system's clock, in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@frozen
+class Draft:
+    """An event that passed the payload check and has no place yet."""
+
+    kind: type
+    type: str
+    data: str
+    key: str | None
+    attempt: int | None
+    occurred_at: int | None
+    meta: str | None
+
+
+@frozen
+class Folded(Generic[S]):
+    """A stream as far as it was folded: its machine (None until an event fixes it), version and state."""
+
+    machine: Machine[S] | None
+    version: int
+    state: S
+
+
+class Gate:
+    """The machines and the codec of one store, in front of its log.
+
+    Args:
+        machines: whose events may be written. `LogRecorded` and `MetaSet` are always known.
+        upcasters: how older stored shapes are read.
+        clock: microseconds since 1970.
+
+    Raises:
+        ValueError: an event class belongs to two machines, or two classes share a name.
+    """
+
+    def __init__(
+        self, machines: Sequence[Machine[Any]], upcasters: Iterable[Upcaster], clock: Callable[[], int]
+    ) -> None:
+        self.machines = {machine.name: machine for machine in (*machines, NOTES)}
+        self._owner = _owners(tuple(self.machines.values()))
+        self.codec = Codec((*self._owner, *FREE), upcasters)
+        self.inline: Inline | None = None
+        self._clock = clock
+
+    def draft(
+        self,
+        events: Sequence[object],
+        *,
+        attempt: int | None = None,
+        key: str | None = None,
+        meta: Json = None,
+        occurred_at: datetime | None = None,
+    ) -> list[Draft]:
+        """The events, encoded; all that can be refused without looking at the log is refused here.
+
+        The first event bears the key, the n-th of a batch a key made of it: so a retry is told from another batch.
+
+        Raises:
+            UnknownEvent, InvalidPayload, InvalidArgument: nothing was written.
+        """
+        if len(events) > MAX_BATCH:
+            raise InvalidArgument("events", len(events), f"at most {MAX_BATCH} go into one append; split them")
+        if key is not None:
+            check_name("key", key, slashes=True)
+        if attempt is not None and (type(attempt) is not int or not 0 <= attempt <= MAX_INTEGER):
+            raise InvalidArgument("attempt", attempt, "must be the number of an attempt: 1, 2, 3 …")
+        encoded_meta = None if meta is None else encode_json("meta", meta)
+        occurred = None if occurred_at is None else _microseconds("occurred_at", occurred_at)
+        return [
+            Draft(
+                type(event),
+                type(event).__name__,
+                self.codec.encode(event),
+                key if key is None or number == 1 else _batch_key(key, number),
+                attempt,
+                occurred,
+                encoded_meta,
+            )
+            for number, event in enumerate(events, start=1)
+        ]
+
+    def place(
+        self,
+        transaction: Writing,
+        view: Folded[S],
+        stream: str,
+        drafts: Sequence[Draft],
+        *,
+        expected_version: int | None = None,
+        held: int | None = None,
+    ) -> tuple[Folded[S], tuple[Recorded, ...]]:
+        """Pass the drafts through fence, version and machine, and insert them. The view must be at the head."""
+        before = head = transaction.head()
+        recorded_at = self.now(head)
+        placed: list[Recorded] = []
+        for draft in drafts:
+            view, recorded = self.judged(
+                view, stream, draft, head, recorded_at=recorded_at, held=held,
+                expected_version=None if placed else expected_version,
+            )  # fmt: skip
+            placed.append(recorded)
+            held = held if recorded.attempt is None else recorded.attempt
+            head = Head(recorded.position, recorded.entry.hash, recorded_at)
+        if expected_version is not None and not placed and view.version != expected_version:
+            raise VersionConflict(stream, expected_version, view.version)
+        self.insert(transaction, before, placed)
+        return view, tuple(placed)
+
+    def now(self, head: Head) -> int:
+        """The time that an append after this head is recorded at: it never goes backwards."""
+        return max(self._clock(), head.recorded_at)
+
+    def judged(
+        self,
+        view: Folded[S],
+        stream: str,
+        draft: Draft,
+        head: Head,
+        *,
+        recorded_at: int,
+        held: int | None = None,
+        expected_version: int | None = None,
+    ) -> tuple[Folded[S], Recorded]:
+        """Pass one draft through fence, version and machine, into the place after `head`; nothing is inserted yet."""
+        view = self.fixed(view, draft.kind)
+        machine, state = view.machine, view.state
+        attempt = draft.attempt
+        if machine is not None and machine.fence is not None and draft.kind in machine.events:
+            attempt = machine.fence(state, stream, draft.kind, attempt, held)
+        if expected_version is not None and view.version != expected_version:
+            raise VersionConflict(stream, expected_version, view.version)
+        entry = Entry(
+            head.position + 1, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt,
+            draft.key, b"", draft.meta, draft.data,
+        )  # fmt: skip
+        recorded = Recorded(attrs.evolve(entry, hash=chain(head.hash, entry)), draft.kind, self.codec)
+        return self.admit(view, recorded), recorded
+
+    def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:
+        """Write what was judged, of one stream or several, and bring along what is kept in step with the log."""
+        if placed:
+            transaction.insert([recorded.entry for recorded in placed])
+            if self.inline is not None:
+                self.inline(transaction, before, placed)
+
+    def standing(self, reading: Reading, stream: str, drafts: Sequence[Draft]) -> tuple[Recorded, ...] | None:
+        """The entries that bear the drafts' key already; None if there is none.
+
+        Raises:
+            KeyReused: they stand with other content, or were a longer or shorter batch.
+        """
+        key = drafts[0].key if drafts else None
+        if key is None or (first := reading.keyed(stream, key)) is None:
+            return None
+        entries = list(reading.read(stream, after=first.version - 1, limit=len(drafts) + 1))
+        longer = entries[len(drafts) :]
+        same = len(entries) >= len(drafts) and all(
+            entry.key == draft.key and entry.type == draft.type and same_json(entry.data, draft.data)
+            for entry, draft in zip(entries, drafts, strict=False)
+        )
+        if not same or (longer and longer[0].key == _batch_key(key, len(drafts) + 1)):
+            raise KeyReused(stream, key, first.version)
+        return tuple(self.codec.recorded(entry) for entry in entries[: len(drafts)])
+
+    # --- folding a stream ---------------------------------------------------------------------------------------
+
+    def start(self, machine: Machine[S] | None) -> Folded[S]:
+        """The view of a stream before its first event."""
+        if machine is not None and self.machines.get(machine.name) is not machine:
+            raise InvalidArgument("machine", machine.name, "this store does not know it; name it when connecting")
+        initial: Any = (machine or NOTES).initial
+        return Folded(machine, 0, initial)
+
+    def fold(self, reading: Reading, stream: str, view: Folded[S]) -> Folded[S]:
+        """The view after everything that stands in the log by now."""
+        while entries := reading.read(stream, after=view.version, limit=PAGE):
+            for entry in entries:
+                recorded = self.codec.recorded(entry)
+                view = self.admit(view, recorded)
+        return view
+
+    def admit(self, view: Folded[S], recorded: Recorded) -> Folded[S]:
+        """Judge one event by the stream's machine. Free events count only where the machine names them and began."""
+        kind = recorded.kind
+        if kind is None:
+            entry = recorded.entry
+            raise UnreadableEntry(entry.position, entry.stream, entry.type, "no class of that name is known here")
+        view = self.fixed(view, kind)
+        machine, state = view.machine, view.state
+        if machine is None or (kind in FREE and (kind not in machine.events or state.phase == machine.initial.phase)):
+            return Folded(machine, recorded.version, state)
+        if kind not in machine.events:
+            raise ForeignEvent(recorded.stream, recorded.type, machine.name, self._owner[kind].name)
+        return Folded(machine, recorded.version, machine.judge(state, recorded))
+
+    def fixed(self, view: Folded[S], kind: type) -> Folded[S]:
+        """A stream's first event that belongs to a machine fixes it."""
+        if view.machine is None and (owner := self._owner.get(kind)) is not None:
+            return Folded(owner, view.version, owner.initial)
+        return view
+
+
+def _batch_key(key: str, number: int) -> str:
+    # No caller's key begins with a space (see `check_name`), so the second of batch "job" never meets a key "job/2".
+    return f" {number}/{key}"
+
+
+def _microseconds(name: str, moment: datetime) -> int:
+    try:
+        return to_microseconds(moment)
+    except ValueError as error:
+        raise InvalidArgument(name, moment, str(error)) from None
+
+
+def same_json(one: str, other: str) -> bool:
+    """Whether two JSON texts hold the same value, whatever their spelling."""
+    return one == other or canonical(orjson.loads(one)) == canonical(orjson.loads(other))
+
+
+def _owners(machines: tuple[Machine[Any], ...]) -> dict[type, Machine[Any]]:
+    owners: dict[type, Machine[Any]] = {}
+    for machine in machines:
+        for kind in sorted(machine.events - FREE, key=lambda kind: kind.__name__):  # or messages list them at random
+            if owners.setdefault(kind, machine) is not machine:
+                raise ValueError(
+                    f"{kind.__name__} belongs to the machines {owners[kind].name!r} and {machine.name!r}; "
+                    "an event type belongs to one"
+                )
+    return owners

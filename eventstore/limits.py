@@ -1,0 +1,44 @@
+"""What may be how large, and what may be a name: limits on everything that a caller can make grow."""
+
+from __future__ import annotations
+
+from eventstore.errors import InvalidArgument
+
+MAX_DEPTH = 254
+"""How deep a payload may nest; orjson's own bound when writing, a quarter of its bound when reading."""
+MAX_BYTES = 32 * 1024 * 1024
+"""How large one encoded payload may be."""
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader brings back exactly."""
+MAX_BATCH = 10_000
+"""Events in one append."""
+MAX_NAME = 200
+"""Characters in the name of a stream, or in a key."""
+PAGE = 500
+"""Entries that are read at once."""
+PAGE_BYTES = 8 * 1024 * 1024
+"""A page of entries ends early when its payloads have grown past this, so that memory stays bounded."""
+
+
+def check_name(what: str, value: str, *, slashes: bool = False) -> str:
+    """A name that every file system, shell and database takes: printable, bounded, no slash, no leading dot or dash.
+
+    Raises:
+        InvalidArgument: with what is wrong.
+    """
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(what, value, "must be a text of at least one character")
+    if len(value) > MAX_NAME:
+        raise InvalidArgument(what, f"{value[:20]}…", f"must have at most {MAX_NAME} characters, not {len(value)}")
+    if not value.isprintable() or value != value.strip():
+        raise InvalidArgument(what, value, "must be printable text without spaces at its ends")
+    if not slashes and ("/" in value or "\\" in value or value[0] in ".-"):
+        raise InvalidArgument(what, value, "must hold no slash and begin with neither a dot nor a dash")
+    return value
+
+
+def check_range(after: int, limit: int | None) -> None:
+    if after < 0:
+        raise InvalidArgument("after", after, "must be 0 (before the first) or a place that was read")
+    if limit is not None and limit < 0:
+        raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")
