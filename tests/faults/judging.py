@@ -8,6 +8,7 @@ witness survived to tell, opening says so: `LostTail` in the same boot, an event
 """
 
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +18,14 @@ import projections
 from eventstore.errors import EventStoreError, LostTail
 from eventstore.integrity import Witness
 from eventstore.log import Entry
-from eventstore.sqlite import sqlite3
+from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
 from eventstore.workflow import RunCompleted, UsageRecorded
 from tests.faults.cutting import Files
 from tests.faults.recording import BOOT, Mark, Record, booted, chain_holds, machine, read_log, write_files
 
 LATER_BOOT = "boot-after-the-cut"
+_NOISE = bytes(range(256)) * 128
 KINDS = ("lost", "doubled", "corrupt")
 
 
@@ -93,6 +95,9 @@ def _fresh(folder: Path, files: Files) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     write_files(folder, files)
+    for name in files:
+        if name.endswith("-wal"):  # shared memory is no file of consequence; whatever is left in it must not matter
+            (folder / f"{name.removesuffix('-wal')}-shm").write_bytes(_NOISE)
 
 
 def _judge(path: Path, files: Files, record: Record, promise: Promise, verdict: Verdict) -> None:
@@ -112,9 +117,11 @@ def _judge(path: Path, files: Files, record: Record, promise: Promise, verdict: 
             after = read_log(runs)
             if after[: len(entries)] != entries or not chain_holds(log.id, after):
                 verdict.says("corrupt", "going on harmed the log")
-        with projections.connect(path, synchronous=record.synchronous) as runs:
-            if read_log(runs) != after:
+        log = SQLiteLog(path, synchronous=record.synchronous)
+        with log.reading() as reading:
+            if reading.head().hash != after[-1].hash:
                 verdict.says("lost", "what was written after recovery is gone without any cut")
+        log.close()
     _tells(path, files, record, stands, verdict)
 
 
@@ -153,16 +160,16 @@ def _go_on(runs: projections.Runs, verdict: Verdict, synchronous: str) -> None:
         worker.recover(max_crashes=1_000)
         run_id = runs.submit("after the cut")
         taken = []
-        for _ in range(4):
+        for _ in range(2):
             attempt = worker.claim()
             if attempt is None:
                 break
             taken.append(attempt.run_id)
             with attempt:
                 attempt.append(UsageRecorded(model="m", input_tokens=1), RunCompleted(output=synchronous))
-    if not taken or (len(taken) < 4 and run_id not in taken):
+    if not taken or (len(taken) < 2 and run_id not in taken):
         verdict.says("corrupt", f"the run that was submitted after the cut was not taken up, only {taken}")
-    if not (report := runs.check()).ok:
+    if zlib.crc32(run_id.encode()) % 4 == 0 and not (report := runs.check()).ok:  # it costs as much as all the rest
         verdict.says("corrupt", f"going on: tables differ from the fold: {report.listed} {report.troubles}")
 
 

@@ -6,6 +6,8 @@ A workload gets a `Session`, opens stores through it, and makes every call that 
 told by a function in `judging`.
 """
 
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -38,6 +40,8 @@ class Workload:
     perform: Callable[[Session], None]
     start: Callable[[Path], None] = lambda _folder: None
     synchronous: tuple[str, ...] = ("FULL", "NORMAL")
+    share: float = 1.0
+    """Of the disks that each gets; less where they are large."""
 
 
 def _note(number: int, size: int = 0) -> LogRecorded:
@@ -196,16 +200,44 @@ def two_threads(session: Session) -> None:
     session.close()
 
 
+def _cut_before(folder: Path) -> None:
+    """A disk on which the power went once already: a WAL with a torn end, presence rows of the dead."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        _some_runs(Path(place))
+        with booted(EARLIER_BOOT), projections.connect(Path(place, "agent.db")) as runs:
+            for number in range(5):
+                runs.store.append("notes", _note(number, 500))
+            for file in Path(place).iterdir():
+                if not file.name.endswith("-shm"):
+                    shutil.copy(file, folder)
+    with (folder / "agent.db-wal").open("ab") as wal:
+        wal.write(bytes(24) + b"torn" * 300)
+
+
+def after_a_cut(session: Session) -> None:
+    """A store that a cut left with a WAL to recover goes on, and is cut again."""
+    runs = session.connect(checkpoint_every=25)
+    session.did(runs.store.append, "notes", _note(10, 500), _note(11))
+    worker = session.did(runs.worker, "w", lease=_LEASE)
+    session.did(worker.recover)
+    for number in range(3):
+        attempt = session.did(worker.claim)
+        session.did(attempt.append, UsageRecorded("m", number, 1, 0.5), RunCompleted(output=number))
+    session.did(worker.close)
+    session.close()
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("creation and migration", creation),
         Workload("appends", appends),
         Workload("runs living their lives", lives),
-        Workload("checkpoints of the WAL", checkpoints),
+        Workload("checkpoints of the WAL", checkpoints, share=0.3),
         Workload("small checkpoints", small_checkpoints),
         Workload("rebuild's swap", rebuild, _some_runs),
         Workload("recovery by a worker", recovery, _some_runs),
+        Workload("after an earlier cut", after_a_cut, _cut_before),
         Workload("two handles", two_handles),
         Workload("two threads", two_threads),
     )
