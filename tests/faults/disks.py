@@ -252,6 +252,7 @@ class Bench:
         self.runs: Any = None
         self.worker: Any = None
         self.attempt: Any = None
+        self.left = False
         self.effects: list[Any] = []
         self._numbers = itertools.count(1)
         self.processes = {1: 1}
@@ -278,6 +279,11 @@ class Bench:
         log = WatchedLog(self.path, self.ledger, files=FaultyFiles(self.disk), busy_timeout=1.0, **self.options)
         self.runs = projections.connect(log, system=self.system(identity), tables=tables_of(log))
         return self.runs
+
+    def connect_again(self) -> None:
+        """A handle that has nothing in memory yet."""
+        self.runs.close()
+        self.connect()
 
     def claims(self, workflow: str) -> None:
         """Take up a run, before the disk fails."""
@@ -341,6 +347,7 @@ def copy(source: Path, target: Path) -> Path:
 
 
 LINE = LogRecorded("test", "line", payload={"n": 1})
+AGAIN = LogRecorded("test", "again")
 LARGE = LogRecorded("test", "large", payload="x" * 6_000)
 
 
@@ -354,12 +361,14 @@ def _imported(bench: Bench) -> None:
 
 
 def _performed(bench: Bench) -> None:
+    bench.left = True
     with bench.attempt as attempt:
         attempt.append(CheckpointSaved(1, {"a": 1}))
         attempt.append(RunCompleted("done"))
 
 
 def _left_waiting(bench: Bench) -> None:
+    bench.left = True
     with bench.attempt as attempt:
         attempt.ask("c9", "ship", {"env": "prod"})
 
@@ -380,6 +389,11 @@ def _looked(bench: Bench) -> None:
     runs.standings()
 
 
+def _examined(bench: Bench) -> None:
+    bench.runs.store.log.facts()
+    bench.runs.store.log.examine()
+
+
 def _expired(bench: Bench) -> None:
     bench.time += 10_000_000
 
@@ -387,10 +401,6 @@ def _expired(bench: Bench) -> None:
 def _connected_for_the_first_time(bench: Bench) -> None:
     for file in bench.folder.iterdir():
         file.unlink()
-
-
-def _paused_again(bench: Bench) -> None:
-    """Nothing: the run `parked` is paused, and an interrupt of it is two commits."""
 
 
 @frozen
@@ -431,8 +441,8 @@ CALLS = (
     Call("rebuild", lambda b: b.runs.rebuild()),
     Call("check", lambda b: b.runs.check()),
     Call("import", _imported),
-    Call("read", _looked),
-    Call("facts, examine", lambda b: (b.runs.store.log.facts(), b.runs.store.log.examine())),
+    Call("read", _looked, lambda b: b.connect_again(), options={"cache": 1}),
+    Call("facts, examine", _examined, lambda b: b.connect_again(), options={"cache": 1}),
     Call("close", lambda b: b.runs.close(), closes=True),
 )
 
@@ -481,7 +491,7 @@ def _perform(
     if call.connected:
         bench.connect()
     call.ready(bench)
-    before = _entries(bench.runs) if bench.runs else []
+    before = _entries_of(bench.path) if call.connected else []
     disk.armed, disk.fault = True, fault
     error: Exception | None = None
     try:
@@ -516,6 +526,7 @@ def _perform(
         outcome.written = [(e.stream, e.type) for e in entries[len(before) : -1]]
     elif not bench.runs or call.closes:
         answers = {(unknown.position, unknown.hash): None for unknown in bench.ledger.unknown}
+        wrong += _unstuck(bench)
     bench.leave()
 
     if error is None and clean is not None and opened and outcome.written[: len(clean.written)] != clean.written:
@@ -526,6 +537,19 @@ def _perform(
         wrong += _judged(room / "killed later", bench.ledger, answers, "killed after it was mended")
     for time in ("first", "second", "third"):
         wrong += _judged(bench.folder, bench.ledger, answers, f"opened for the {time} time")
+
+
+def _unstuck(bench: Bench) -> list[str]:
+    """Whether the run whose block was left can be taken up by the worker that had it, which still lives."""
+    if bench.attempt is None or not bench.left:
+        return []
+    try:
+        bench.worker.claim(["nothing"])
+        row = bench.runs.workflow_runs.get(bench.attempt.run_id)
+    except Exception as error:  # noqa: BLE001
+        return [f"the worker does not go on once the disk is mended: {error!r}"]
+    held = row.phase == "started" and row.attempt == bench.attempt.number
+    return [f"{row.run_id} is stuck: nobody performs it, and its worker lives"] if held else []
 
 
 def _unclear(error: Exception, bench: Bench) -> list[str]:
@@ -551,7 +575,7 @@ def _while_broken(bench: Bench, fault: Fault, before: list[Any]) -> list[str]:
             wrong.append(f"reads do not go on: {error!r}")
         wrong += _unclear(error, bench)
     try:
-        bench.runs.store.append("notes", LINE)
+        bench.runs.store.append("notes", AGAIN)
     except Exception as error:  # noqa: BLE001
         wrong += _unclear(error, bench)
         if not fault.stays:
@@ -564,6 +588,16 @@ def _resolve(bench: Bench, unknown: OutcomeUnknown) -> bool:
     if hasattr(store, "resolve"):
         return bool(store.resolve(unknown))
     return bool(store.log.resolve(unknown.position, unknown.hash))
+
+
+def _entries_of(path: Path) -> list[Any]:
+    """The entries, through another handle, so that the one under test has nothing in its cache."""
+    log = SQLiteLog(path, read_only=True)
+    try:
+        with log.reading() as reading:
+            return list(reading.read_all(after=0, limit=10_000))
+    finally:
+        log.close()
 
 
 def _entries(runs: Any) -> list[Any]:
@@ -591,6 +625,7 @@ def _judged(folder: Path, ledger: Ledger, answers: dict[Place, bool | None], whe
             digest = chain(digest, attrs.evolve(entry, hash=b""))
             if (entry.position, entry.hash) != (number, digest):
                 wrong.append(f"{when}: the chain is broken at {entry.position}")
+        wrong += [f"{when}: the disk's failure counts as the run's own" for e in entries if e.type == "RunFailed"]
         report = runs.check()
         if not report.ok:
             wrong.append(f"{when}: {[*report.troubles, *map(str, report.listed)]}")
