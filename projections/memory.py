@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 class MemoryTables:
     """See `tables.Tables`."""
 
-    def undone(self, transaction: MemoryTransaction) -> bool:  # noqa: ARG002 - memory does not fail
-        """See `tables.Tables`."""
-        return False
-
     def exists(self, transaction: MemoryTransaction, table: Table[Any]) -> bool:
         """See `tables.Tables`."""
         return table.name in transaction.root.tables

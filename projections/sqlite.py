@@ -22,10 +22,6 @@ _MANY = 500
 class SQLiteTables:
     """See `tables.Tables`."""
 
-    def undone(self, transaction: SQLiteTransaction) -> bool:
-        """See `tables.Tables`."""
-        return transaction.undone
-
     def exists(self, transaction: SQLiteTransaction, table: Table[Any]) -> bool:
         """See `tables.Tables`."""
         found = transaction.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table.name,))

@@ -238,9 +238,6 @@ def _filter(table: Table[Any], name: str, wanted: Any) -> Filter:
 class Tables(Protocol):
     """A table backend. Each call names the transaction (a `Reading` or `Writing` of the log) that it belongs to."""
 
-    def undone(self, transaction: Any) -> bool:
-        """Whether the storage failed and undid the transaction, so that nothing more may be written in it."""
-
     def exists(self, transaction: Any, table: Table[Any]) -> bool:
         """Whether the table is there."""
 

@@ -23,16 +23,9 @@ class SQLiteTransaction:
     """The last entry that was inserted here."""
 
     def __init__(self, connection: sqlite3.Connection, genesis_hash: bytes) -> None:
-        self.connection = connection
         self.execute = connection.execute
         self.executemany = connection.executemany
         self._genesis = genesis_hash
-        self._connection = connection
-
-    @property
-    def undone(self) -> bool:
-        """Whether SQLite undid all of it, since the disk failed; what is written now would stand by itself."""
-        return not self._connection.in_transaction
 
     def head(self) -> Head:
         """See `log.Reading`."""
