@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventstore.errors import InvalidArgument
 from eventstore.memory import MemoryLog
+from eventstore.notes import LogRecorded
 from eventstore.store import EventStore
 from eventstore.workflow import RUN
 
@@ -51,4 +52,17 @@ def connect(
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy: nothing was changed.
     """
-    return EventStore(open_log(url, **options), machines)
+    store = EventStore(open_log(url, **options), machines)
+    record_loss(store)
+    return store
+
+
+def record_loss(store: EventStore) -> None:
+    """Write down, as an event, that acknowledged entries are gone and that somebody went on all the same."""
+    loss = store.log.loss
+    if loss is None or getattr(store.log, "read_only", False):
+        return
+    kind = "the window of synchronous=NORMAL, after a reboot" if loss.promised else "accepted by an operator"
+    lost = {"expected": loss.expected, "expected_hash": loss.expected_hash, "found": loss.found, "why": kind}
+    store.append("runfold", LogRecorded(source="runfold", kind="tail-lost", payload=lost))
+    store.log.loss = None

@@ -528,5 +528,5 @@ class Unreturned(EventStoreError):
     def __str__(self) -> str:
         return (
             f"call {self.call_id} of {self.stream} began in attempt {self.attempt} and never returned; "
-            "find out what it did, then append its ToolReturned, or call it again with repeat=True"
+            "find out what it did and say so with `runfold settle`, or call it again with repeat=True"
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import attrs
 
 from eventstore.codec import Json, Recorded, Upcaster
-from eventstore.errors import CursorConflict, InvalidArgument, StoreClosed
+from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
 from eventstore.gate import Draft, Folded, Gate, microseconds_now
 from eventstore.limits import PAGE, check_name, check_range
 from eventstore.log import Cursor, Entry, Log, Reading, Writing
@@ -79,6 +79,16 @@ class EventStore:
     def write(self, job: Callable[[Writing], T]) -> T:
         """Run a job in the one write transaction; durable when this returns, undone when it raises."""
         return self.log.write(job)
+
+    def resolve(self, unknown: OutcomeUnknown) -> bool:
+        """After an `OutcomeUnknown`: whether what it speaks of stands in the log. The answer is final.
+
+        Raises:
+            OutcomeUnknown: the disk still fails; nothing can be known yet.
+        """
+        if unknown.position is None or unknown.hash is None:
+            return False
+        return self.log.resolve(unknown.position, unknown.hash)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from eventstore.codec import Upcaster
-from eventstore.connecting import open_log
+from eventstore.connecting import open_log, record_loss
 from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
 from eventstore.store import EventStore
@@ -73,6 +73,7 @@ def connect(
         log.close()
         raise
     store.gate.inline = projector.inline
+    record_loss(store)
     return Runs(store, projector, Presence(log, projector.tables, system), system)
 
 

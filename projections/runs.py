@@ -24,6 +24,7 @@ from eventstore.workflow import (
     RunInterrupted,
     RunQueued,
     RunState,
+    ToolReturned,
 )
 from projections import readings
 from projections.checkpoints import CHECKPOINTS
@@ -33,6 +34,7 @@ from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
 from projections.tables import query
 from projections.usage import USAGE
+from projections.verifying import Verification, verify
 from projections.views import View
 from projections.workflow_runs import WORKFLOW_RUNS
 
@@ -193,6 +195,24 @@ class Runs:
                 stream.append(*expired)
         return stream.append(event, key=key)[0]
 
+    def settle(
+        self, run_id: str, call_id: str, output: Json, *, is_error: bool = False, key: str | None = None
+    ) -> Recorded:
+        """Say how a call ended that began and never returned; a run that waits for an operator may then go on.
+
+        Args:
+            run_id: a paused run.
+            call_id: of the call, as `Unreturned` and `runfold show` name it.
+            output: what the tool gave, or would have given; any JSON.
+            is_error: whether it failed.
+            key: settling again with the same key and content gives what stands.
+
+        Raises:
+            CallNotOpen, CallReused: there is no such call, or it returned.
+            RunNotFound, IllegalTransition, Fenced: there is no such run, it ended, or a worker holds it.
+        """
+        return self._stream(run_id).append(ToolReturned(call_id, output, is_error), key=key)[0]
+
     def cancel(self, run_id: str, *, by: str, reason: str | None = None, key: str | None = None) -> Recorded:
         """End a run from outside, at once; its worker is fenced off.
 
@@ -302,6 +322,10 @@ class Runs:
     def rebuild(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Make tables anew from the log alone; see `rebuilding.Rebuilder.rebuild`."""
         return self._rebuilder.rebuild(*names, skip_invalid=skip_invalid, progress=progress)
+
+    def verify(self, *, progress: Progress | None = None) -> Verification:
+        """Prove storage, hash chain, places, machines and tables; see `verifying.verify`."""
+        return verify(self.store, self._rebuilder, progress=progress)
 
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Prove the tables against the log; see `rebuilding.Rebuilder.check`."""

@@ -39,7 +39,7 @@ from eventstore.sqlite.driver import (
     is_locked,
     sqlite3,
 )
-from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, schema_version
+from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
 from eventstore.sqlite.transaction import SQLiteTransaction
 from eventstore.sqlite.witness import WitnessFile
 
@@ -260,7 +260,8 @@ class SQLiteLog:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""
         with self.reading() as view:
             found = [row[0] for row in view.execute("PRAGMA integrity_check(100)")]
-        return [] if found == ["ok"] else found
+            missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
+        return [*missing, *([] if found == ["ok"] else found)]
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ tenth of a second, which an up-to-date database need not pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -89,13 +89,23 @@ def schema_version(connection: sqlite3.Connection, url: str) -> int:
 
 def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:
     """A database from elsewhere may hold triggers and views that act, or lie, when we write and read."""
-    known = {_name(statement): _body(statement) for statement in SCHEMA if " CREATE " in f" {_body(statement)} "}
+    known = _parts()
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
         body = _body(sql or "")
         if name in known and body != known[name]:
             raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore the file from a backup")
         if name not in known and kind in ("trigger", "view"):
             raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
+
+
+def missing_parts(names: Iterable[str]) -> list[str]:
+    """What somebody took out of the schema: the log can be read without it, but is no longer what it promises."""
+    standing = set(names)
+    return [f"{name} is missing: somebody took it out" for name in _parts() if name not in standing]
+
+
+def _parts() -> dict[str, str]:
+    return {_name(statement): _body(statement) for statement in SCHEMA if "CREATE " in _body(statement)}
 
 
 def _body(statement: str) -> str:

@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("projections.cli.runs", "Tell the life of one run."),
         "cancel": ("projections.cli.runs", "End a run from outside, at once."),
         "interrupt": ("projections.cli.runs", "Ask a run to stop."),
+        "settle": ("projections.cli.questions", "Say how a call ended that never returned."),
     },
     "Questions": {
         "confirmations": ("projections.cli.questions", "List the questions that wait for a person."),
@@ -42,6 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Upkeep": {
         "recover": ("projections.cli.tables", "Settle what dead workers left."),
         "rebuild": ("projections.cli.tables", "Make the tables anew from the log, or check them."),
+        "verify": ("projections.cli.tables", "Prove storage, chain, machines and tables."),
         "doctor": ("projections.cli.doctor", "Examine the installation and a database."),
         "demo": ("projections.cli.demo", "Perform runs under kill -9 and prove the result."),
     },

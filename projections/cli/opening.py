@@ -70,10 +70,10 @@ def store_command(
     return decorate
 
 
-def connect(database: str, app: str | None, *, create: bool = False) -> Runs:
+def connect(database: str, app: str | None, *, create: bool = False, **more: Any) -> Runs:
     """Open a database as every command does."""
     brought = load(app) if app else None
-    options: dict[str, Any] = {} if database == "memory:" else {"create": create, "busy_timeout": BUSY_TIMEOUT}
+    options: dict[str, Any] = {} if database == "memory:" else {"create": create, "busy_timeout": BUSY_TIMEOUT, **more}
     return projections.connect(database, app=brought, **options)
 
 

@@ -1,4 +1,4 @@
-"""`confirmations`, `approve`, `deny`: what waits for a person, and the person's answer."""
+"""`confirmations`, `approve`, `deny`, `settle`: what waits for a person, and the person's answer."""
 
 from __future__ import annotations
 
@@ -180,3 +180,19 @@ def deny(  # noqa: PLR0917 - click names them all
 ) -> None:
     """Say no to a question."""
     _answer(runs, run, call, "denied", by=by, comment=comment, result=result, as_json=as_json)
+
+
+@store_command("run", "call")
+@click.option("--output", "returned", type=JsonText(), required=True, help="What the tool gave, as JSON.")
+@click.option("--error", "is_error", is_flag=True, help="It failed.")
+def settle(runs: Runs, run: str, call: str, returned: Json, is_error: bool, as_json: bool) -> None:  # noqa: FBT001, PLR0917
+    """Say how a call ended that never returned.
+
+    Its worker died in the middle of it, and the run waits for somebody who finds out. Once no call is left of which
+    nobody knows how it ended, the next worker goes on with the run.
+    """
+    recorded = runs.settle(run, call, returned, is_error=is_error)
+    if as_json:
+        output.document(output.event(recorded))
+    else:
+        output.say(f"{call} of {run} is settled; the run goes on when every open call is")

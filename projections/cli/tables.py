@@ -1,4 +1,4 @@
-"""`recover`, `rebuild`: settle what the dead left, and make the tables anew or prove them right."""
+"""`recover`, `rebuild`, `verify`: settle what the dead left, make the tables anew, and prove everything right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from projections.cli import output
-from projections.cli.opening import store_command
+from projections.cli.opening import connect, store_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +74,32 @@ def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, 
     else:
         _print(report, time.monotonic() - began, check=check)
     if not report.ok:
+        click.get_current_context().exit(1)
+
+
+@store_command(opened=False)
+@click.option("--accept-loss", is_flag=True, help="Go on although acknowledged events are gone; it is written down.")
+def verify(database: str, app: str | None, accept_loss: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Prove storage, chain, machines and tables.
+
+    SQLite's own checks; the hash chain and every place in it; every event by its machine; every table against the fold
+    of the log. The first bad position is named, and what can be done. Exits 1 if something was found.
+    """
+    with connect(database, app, accept_loss=accept_loss) as runs, _progress() as progress:
+        verification = runs.verify(progress=progress)
+    if as_json:
+        found = {**attrs.asdict(verification, recurse=False), "ok": verification.ok}
+        output.document({**found, "head": {"position": verification.head.position, "hash": verification.head.hash.hex()}})
+    else:
+        for finding in verification.findings:
+            output.say(output.clean(finding), style="red")
+        proved = f"{output.count(verification.entries, 'event')} in {output.count(verification.streams, 'stream')}"
+        rows = output.count(verification.rows, "row")
+        if verification.ok:
+            output.say(f"{proved} and {rows} proved; the log ends at {verification.head.hash.hex()[:16]}…")
+        else:
+            output.say(f"{output.count(len(verification.findings), 'finding')}; {proved} proved", style="bold")
+    if not verification.ok:
         click.get_current_context().exit(1)
 
 

@@ -1,0 +1,148 @@
+"""Everything that can be proved of a store, proved: storage, chain, places, machines, tables.
+
+The log is walked once, page by page. Each entry must stand at the next position, at the next version of its stream, no
+earlier than the one before, and its hash must follow from its content and the hash before it: so the first entry that
+was altered, lost or put in is named, and everything before it is proved. Then every stream is replayed by its machine
+and every table held against the fold. Nothing here changes anything that is observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from eventstore.errors import EventStoreError
+from eventstore.integrity import chain
+from eventstore.limits import PAGE
+from eventstore.log import Cursor, Entry, Head
+
+if TYPE_CHECKING:
+    from eventstore.store import EventStore
+    from projections.rebuilding import Progress, Rebuilder, Report
+
+
+@frozen
+class Finding:
+    """Something that is not as it must be, and what an operator can do."""
+
+    check: str
+    """storage, chain, machine or tables."""
+    position: int | None
+    fact: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = "" if self.position is None else f" at position {self.position}"
+        return f"{self.check}{place}: {self.fact}; {self.remedy}"
+
+
+@frozen
+class Verification:
+    """What was proved, and what was found instead. The first finding is the one to begin with."""
+
+    head: Cursor
+    entries: int
+    """Whose chain was proved."""
+    streams: int
+    rows: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+def verify(store: EventStore, rebuilder: Rebuilder, *, progress: Progress | None = None) -> Verification:
+    """Prove a store.
+
+    Args:
+        store: whose log is walked and replayed.
+        rebuilder: of its tables.
+        progress: called after each page with (entries walked, entries in the log).
+    """
+    storage = _guarded("storage", lambda: [_of_storage(fact) for fact in store.log.examine()])
+    walk = _Walk(store)
+    broken = _guarded("chain", lambda: walk.go(progress))
+    tables: list[Finding] = []
+    rows = 0
+    if not (storage or broken):  # a fold over what is broken would only repeat it, in a thousand words
+        report: list[Report] = []
+        tables = _guarded("tables", lambda: _of_report(rebuilder.check(skip_invalid=True), report))
+        rows = report[0].rows if report else 0
+    return Verification(walk.head, walk.entries, len(walk.versions), rows, (*storage, *broken, *tables))
+
+
+def _guarded(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """A look that fails has found something as well."""
+    try:
+        return look()
+    except EventStoreError as error:
+        return [Finding(check, None, str(error), "mend that first, and verify again")]
+    except Exception as error:  # noqa: BLE001 - a driver's own words about a damaged file
+        return [Finding(check, None, f"{type(error).__name__}: {error}", _RESTORE)]
+
+
+_RESTORE = "restore a backup, or `runfold export` what is still read into a new database"
+
+
+def _of_storage(fact: str) -> Finding:
+    return Finding("storage", None, fact, _RESTORE)
+
+
+class _Walk:
+    """One pass over the log."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._log = store.log
+        self.versions: dict[str, int] = {}
+        self.entries = 0
+        with store.reading() as reading:
+            self.head: Cursor = Cursor(0, reading.hash_at(0) or b"")
+
+    def go(self, progress: Progress | None) -> list[Finding]:
+        """Walk to the end, or to the first entry that is not as it must be."""
+        recorded_at = 0
+        while True:
+            with self._log.reading() as reading:
+                entries = reading.read_all(after=self.head.position, limit=PAGE)
+                end: Head = reading.head()
+            if not entries:
+                return []
+            for entry in entries:
+                if (fact := self._fault(entry, recorded_at)) is not None:
+                    return [Finding("chain", entry.position, fact, self._remedy())]
+                recorded_at = entry.recorded_at
+                self.head = Cursor(entry.position, entry.hash)
+                self.versions[entry.stream] = entry.version
+                self.entries += 1
+            if progress is not None:
+                progress(self.head.position, end.position)
+
+    def _fault(self, entry: Entry, recorded_at: int) -> str | None:
+        if entry.position != self.head.position + 1:
+            return f"the entries from {self.head.position + 1} to {entry.position - 1} are missing"
+        expected = self.versions.get(entry.stream, 0) + 1
+        if entry.version != expected:
+            return f"it is version {entry.version} of {entry.stream}, where version {expected} must stand"
+        if chain(self.head.hash, entry) != entry.hash:
+            return f"{entry.type} of {entry.stream} was altered, or an entry before it was: its hash does not follow"
+        if entry.recorded_at < recorded_at:
+            return "it was recorded before the entry before it"
+        return None
+
+    def _remedy(self) -> str:
+        return f"everything up to position {self.head.position} is proved; {_RESTORE}"
+
+
+def _of_report(report: Report, kept: list[Report]) -> list[Finding]:
+    kept.append(report)
+    rebuild = "`runfold rebuild` makes the table anew"
+    skipped = [
+        Finding("machine", item.position, f"{item.event} of {item.stream}: {item.reason}", "look at `runfold events`")
+        for item in report.listed_skipped
+    ]
+    differences = [Finding("tables", item.position or None, str(item), rebuild) for item in report.listed]
+    return [*skipped, *differences, *(Finding("tables", None, trouble, rebuild) for trouble in report.troubles)]
