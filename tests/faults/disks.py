@@ -1,8 +1,8 @@
 """Disks that fail: every operation of every public call is made to fail, once, and from then on until it is mended.
 
 A case is one call on a store whose disk fails at the n-th thing that the call asks of it: a write, sync, truncation,
-deletion, opening or reading by SQLite (through `shim`), or a verb of the port for file work (`FaultyFiles`). Writes fail
-with EIO, with a full disk, and short: half is taken, then the disk is full. What is held against the call:
+deletion, opening or reading by SQLite (through `shim`), or a verb of the port for file work (`FaultyFiles`). Writes
+fail with EIO, with a full disk, and short: half is taken, then the disk is full. What is held against the call:
 
 * it returned, and all it wrote stands, once; or it raised an error of ours, or SQLite's own with our note;
 * what it wrote in a transaction that was said to have failed is absent, and stays absent, however often the files are
@@ -20,20 +20,25 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import logging
 import os
 import shutil
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 from attrs import define, field, frozen
 
 import projections
 from eventstore.errors import EventStoreError, OutcomeUnknown, Waiting
+from eventstore.exchange import import_lines
 from eventstore.files import OperatingSystem
 from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
@@ -44,6 +49,7 @@ from projections import System
 from projections.connecting import tables_of
 from projections.system import Identity
 from tests.faults import shim
+from tests.faults.recording import shim as device
 
 NOW = 1_767_225_600_000_000
 ME = Identity("boot", "namespace", 1, 1)
@@ -352,11 +358,8 @@ LARGE = LogRecorded("test", "large", payload="x" * 6_000)
 
 
 def _imported(bench: Bench) -> None:
-    lines = b"".join(
-        b'{"stream": "run-new-%d", "type": "RunQueued", "data": {"workflow": "deploy"}}\n' % number for number in range(5)
-    )
-    from eventstore.exchange import import_lines  # noqa: PLC0415
-
+    line = b'{"stream": "run-new-%d", "type": "RunQueued", "data": {"workflow": "deploy"}}\n'
+    lines = b"".join(line % number for number in range(5))
     import_lines(bench.runs.store, io.BytesIO(lines))
 
 
@@ -474,7 +477,7 @@ def perform(call: Call, template: Path, room: Path, fault: Fault | None, clean: 
     bench = Bench(copy(template, room / "store"), Disk(), **call.options)
     outcome = Outcome([], 0, "", 0, bench.ledger.wrong)
     try:
-        with _DEVICE.installed(bench.disk):
+        with device().installed(bench.disk):
             _perform(call, bench, room, fault, outcome, clean)
             bench.leave()
     except Exception as error:
@@ -634,8 +637,6 @@ def _judged(folder: Path, ledger: Ledger, answers: dict[Place, bool | None], whe
     return wrong
 
 
-_DEVICE: Any = None
-
 
 # --- all cases ------------------------------------------------------------------------------------------------------
 
@@ -665,8 +666,6 @@ def enumerate_all(
     folder: Path, *, every: int = 1, calls: tuple[Call, ...] = CALLS, news: Callable[[str, Tally], None] | None = None
 ) -> Tally:
     """All faults of all calls, or each `every`-th of them, beginning elsewhere in each call."""
-    global _DEVICE  # noqa: PLW0603 - one per process
-    _DEVICE = _DEVICE or shim.Shim()
     tally = Tally()
     template = folder / "template"
     furnish(template)
@@ -687,19 +686,19 @@ def enumerate_all(
     return tally
 
 
-def main(every: int = 1) -> int:
-    """Try them all and print what came of it; the exit code."""
-    import tempfile  # noqa: PLC0415
-
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runfold-disks-")))
+@click.command()
+@click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Try each n-th case only.")
+def disks(every: int) -> None:
+    """Make every operation of every public call fail, once and for good."""
+    logging.disable(logging.WARNING)  # a witness that cannot be written says so each time
+    with tempfile.TemporaryDirectory(prefix="runfold-disks-") as folder:
         tally = enumerate_all(
-            folder, every=every, news=lambda name, t: print(f"  {name:32} {t.by_call[name]:6} cases", flush=True)
+            Path(folder), every=every, news=lambda name, t: click.echo(f"  {name:32} {t.by_call[name]:6} cases")
         )
-    print(f"{tally.cases} cases, {tally.fired} operations failed; {tally.unknown} outcomes were unknown and resolved")
-    print("ended:", ", ".join(f"{name} {number}" for name, number in tally.ended.most_common()))
-    print("faults:", ", ".join(f"{name} {number}" for name, number in sorted(tally.by_fault.items())))
-    print(f"acknowledged and lost, misreported, unclear, or stuck: {len(tally.wrong)}")
+    click.echo(f"{tally.cases} cases, {tally.fired} operations failed, {tally.unknown} outcomes unknown and resolved")
+    click.echo("ended: " + ", ".join(f"{name} {number}" for name, number in tally.ended.most_common()))
+    click.echo("faults: " + ", ".join(f"{name} {number}" for name, number in sorted(tally.by_fault.items())))
+    click.echo(f"acknowledged and lost, misreported, unclear or stuck: {len(tally.wrong)}")
     for line in tally.wrong[:50]:
-        print("  wrong:", line)
-    return 1 if tally.wrong else 0
+        click.echo(f"  wrong: {line}")
+    sys.exit(1 if tally.wrong else 0)
