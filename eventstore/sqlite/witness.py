@@ -32,6 +32,8 @@ class WitnessFile:
         self._synchronous = synchronous
         self._boot_id = boot_id
         self._held: Held | None = None
+        self._overruled = False
+        """Whether the file tells of entries that are gone, which somebody accepted."""
 
     def read(self) -> Witness | None:
         """What it says; None, with a warning where something is there, if it says nothing."""
@@ -54,11 +56,13 @@ class WitnessFile:
         if reading.hash_at(witness.position) == witness.hash:
             return None
         head: Head = reading.head()
+        self._overruled = True
         promised = self._may_lose(witness) and head.position < witness.position
         return Loss(witness.position, witness.hash.hex(), head.position, promised)
 
     def all_gone(self, witness: Witness) -> Loss:
         """What is gone where the witness stands beside a database that does not even hold a log."""
+        self._overruled = True
         return Loss(witness.position, witness.hash.hex(), 0, self._may_lose(witness))
 
     def _may_lose(self, witness: Witness) -> bool:
@@ -72,6 +76,10 @@ class WitnessFile:
             if self._held is None:
                 self._held = self._files.hold(self._path)
             self._held.overwrite(witness.encode())
+            if self._overruled:
+                # Or a power cut brings the old words back when the log has grown past them: a tail that nobody lost.
+                self._held.sync()
+                self._overruled = False
         except OSError as error:
             _LOG.warning("%s cannot be written (%s): a lost tail would be noticed less surely", self._path, error)
 

@@ -84,33 +84,33 @@ def recorded(workload: Workload, synchronous: str, folder: Path) -> Record:
 
 
 def states(made: Record, seed: str, wanted: int) -> Iterator[tuple[cutting.State, Promise]]:
-    """So many different disks (fewer if there are no more), over all cuts alike."""
+    """So many different disks (fewer if there are no more), spread over all cuts alike."""
     promised = list(promises(made))
-    points = list(range(len(promised)))
-    first, rounds, given = 0, 0, 0
+    points = range(len(promised))
+    # Where there are fewer disks than cuts, not all of them are to be the extreme ones.
+    sample = Random(f"{seed}:sample").randrange(cutting.EXTREMES + 4) if wanted < len(points) else 0
     seen: set[tuple[bytes, Promise]] = set()
-    while given < wanted:
-        per_cut = max(1, math.ceil((wanted - given) / len(points)))
-        chosen = set(points)
-        if wanted - given < len(points):
-            chosen = set(Random(f"{seed}:{rounds}").sample(points, wanted - given))
-            # An extreme state of a few points says little; sample beyond them.
-            first = Random(f"{seed}:{rounds}:first").randrange(cutting.EXTREMES + 2) if rounds == 0 else first
-        fresh = 0
+    idle = 0
+    while len(seen) < wanted and idle < _IDLE:
+        left = wanted - len(seen)
+        some = left < len(points)
+        chosen = set(Random(f"{seed}:{sample}").sample(points, left) if some else points)
+        each = 1 if some else left // len(points)
+        before = len(seen)
         for cut, disk in cutting.disks(made, chosen):
-            for sample in range(first, first + per_cut):
-                state = cutting.state(disk, cut, sample, seed)
+            for number in range(sample, sample + each):
+                state = cutting.state(disk, cut, number, seed)
                 if state is None:
                     break
                 if (key := (state.digest, promised[cut])) not in seen:
                     seen.add(key)
-                    fresh += 1
-                    given += 1
                     yield state, promised[cut]
-        first += per_cut
-        rounds = 0 if fresh else rounds + 1
-        if rounds > 3:  # there are no more
-            return
+        sample += each
+        idle = 0 if len(seen) > before else idle + 1
+
+
+_IDLE = 20
+"""Rounds without a new disk after which there are taken to be no more."""
 
 
 def campaign(name: str, synchronous: str, *, seed: int, wanted: int, keep: Path | None = None) -> Tally:
@@ -119,6 +119,8 @@ def campaign(name: str, synchronous: str, *, seed: int, wanted: int, keep: Path 
     with tempfile.TemporaryDirectory(dir=FAST, prefix="runfold-power-") as folder:
         made = recorded(WORKLOADS[name], synchronous, Path(folder))
         tally.cuts = len(made.steps) + 1
+        if made.wrong:
+            tally.count(Verdict(wrong=list(made.wrong)), Recipe(name, synchronous, seed, 0, 0, made.wrong))
         for state, promise in states(made, f"{seed}:{name}:{synchronous}", wanted):
             verdict = judge(Path(folder, "judged"), state.files, made, promise)
             recipe = Recipe(name, synchronous, seed, state.cut, state.sample, tuple(verdict.wrong))
@@ -180,7 +182,7 @@ def table(tallies: list[Tally]) -> str:
 
 
 @click.command()
-@click.option("--states", "wanted", default=20_000, show_default=True, help="Disks to judge with FULL, and a fourth with NORMAL.")
+@click.option("--states", "wanted", default=20_000, show_default=True, help="Disks to judge with FULL, and an eighth as many with NORMAL.")
 @click.option("--seed", default=1, show_default=True, help="Of all choices.")
 @click.option("--jobs", default=2, show_default=True, help="Processes.")
 @click.option("--workload", "names", multiple=True, help="Only this one; may be repeated.")
@@ -198,7 +200,7 @@ def power(wanted: int, seed: int, jobs: int, names: tuple[str, ...], keep: Path,
     tasks = [(workload.name, mode) for workload in chosen for mode in workload.synchronous]
     shares = sum(workload.share for workload in chosen)
     given = [
-        (name, mode, seed, math.ceil(wanted * WORKLOADS[name].share / shares / (1 if mode == "FULL" else 4)), str(keep))
+        (name, mode, seed, math.ceil(wanted * WORKLOADS[name].share / shares / (1 if mode == "FULL" else 8)), str(keep))
         for name, mode in tasks
     ]
     tallies: list[Tally] = []

@@ -25,7 +25,7 @@ import eventstore.sqlite.log
 import projections
 from eventstore.errors import Refused
 from eventstore.integrity import chain, genesis
-from eventstore.log import Entry
+from eventstore.log import Entry, Log
 from eventstore.sqlite import SQLiteLog
 from projections.system import Identity, System
 from tests.faults.shim import SQLITE_OK, Operation, Shim
@@ -60,6 +60,10 @@ class Record:
     synchronous: str
     base: int = 0
     """Where the log ended before the first step."""
+    lossy: bool = False
+    """Whether the witness is ahead of it then, and the workload accepts that."""
+    wrong: tuple[tuple[str, str], ...] = ()
+    """What was wrong without any cut, by kind."""
 
 
 @cache
@@ -234,6 +238,7 @@ class Session:
         self.steps: list[Operation | Mark] = []
         self.local = threading.local()
         self.writes = count(1)
+        self.wrong: list[tuple[str, str]] = []
         self._root = f"{folder}{os.sep}"
         self._open: list[projections.Runs] = []
         self._recording = False
@@ -246,11 +251,11 @@ class Session:
         """Open the store; from here on it must be there after any cut."""
         session = self
 
-        class Log(RecordingLog):
+        class OurLog(RecordingLog):
             pass
 
-        Log.session = session
-        log = Log(self.path, synchronous=self.synchronous, **options)
+        OurLog.session = session
+        log = OurLog(self.path, synchronous=self.synchronous, **options)
         if checkpoint_every is not None:
             log._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
         runs = projections.connect(log, system=machine(BOOT, pid))
@@ -267,10 +272,10 @@ class Session:
         return result
 
     def refused(self, call, *arguments, **options) -> None:
-        """Call, and note nothing: the gate says no."""
+        """Call what must be refused."""
         with suppress(Refused):
             call(*arguments, **options)
-            raise AssertionError(f"{call} was to be refused")
+            self.wrong.append(("corrupt", f"{call.__qualname__} was to be refused, and was not"))
 
     def close(self) -> None:
         """Close every store that is still open."""
@@ -331,10 +336,10 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         path.write_bytes(data)
 
 
-def read_log(runs: projections.Runs) -> list[Entry]:
+def read_log(log: Log) -> list[Entry]:
     """The whole log, as it stands."""
     entries: list[Entry] = []
-    with runs.store.log.reading() as reading:
+    with log.reading() as reading:
         while page := reading.read_all(after=len(entries), limit=5_000):
             entries += page
     return entries
@@ -356,16 +361,18 @@ def record(perform: Callable[[Session], None], folder: Path, synchronous: str) -
     """Run a workload on what stands in the folder, and give what happened."""
     start = files_in(folder)
     session = Session(folder, synchronous)
-    base = 0
+    base, lossy = 0, False
     if start:
         with TemporaryDirectory(dir=folder.parent) as copy:
             write_files(Path(copy), start)
-            with booted(BOOT), projections.connect(Path(copy, "agent.db"), accept_loss=True) as runs:
-                base = len(read_log(runs))
+            log = SQLiteLog(Path(copy, "agent.db"), accept_loss=True)
+            base, lossy = len(read_log(log)), log.loss is not None
+            log.close()
     with session.recording():
         perform(session)
-    with booted(BOOT), projections.connect(session.path) as runs:
-        entries = read_log(runs)
-        log_id = runs.store.log.id
+    with booted(BOOT):
+        log = SQLiteLog(session.path)
+        entries, log_id = read_log(log), log.id
+        log.close()
     assert chain_holds(log_id, entries), "the workload itself left a log whose chain does not hold"
-    return Record(start, tuple(session.steps), log_id, tuple(entries), synchronous, base)
+    return Record(start, tuple(session.steps), log_id, tuple(entries), synchronous, base, lossy, tuple(session.wrong))

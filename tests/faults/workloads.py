@@ -156,11 +156,15 @@ def recovery(session: Session) -> None:
     attempt = session.did(worker.claim)
     session.did(attempt.append, UsageRecorded("m", 1, 1, 0.5))
     second = session.connect(pid=9)
-    other = session.did(second.worker, "v", lease=_LEASE)
-    session.did(other.recover, max_crashes=0)
+    other = session.did(second.worker, "v", lease=_LEASE)  # in a container of its own: it sees no other process
+    session.did(other.recover, max_crashes=3)
     taken = session.did(other.claim)
+    while taken.run_id != attempt.run_id:
+        taken = session.did(other.claim)
+    session.refused(attempt.append, UsageRecorded("m", 1, 1, 0.5))
     session.did(taken.append, RunCompleted(output="by the other"))
     session.refused(attempt.append, RunCompleted(output="by the first"))
+    session.did(other.recover, max_crashes=0)
     session.did(other.close)
     session.did(worker.close)
     session.close()
@@ -227,6 +231,31 @@ def after_a_cut(session: Session) -> None:
     session.close()
 
 
+def _tail_lost(folder: Path) -> None:
+    """A disk on which the witness, synced, is ahead of the log."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        place = Path(name)
+        options = {"synchronous": "NORMAL", "system": machine(EARLIER_BOOT, 5)}
+        with booted(EARLIER_BOOT), projections.connect(place / "agent.db", **options) as runs:
+            for number in range(10):
+                if number == 7:
+                    for file in ("agent.db", "agent.db-wal"):
+                        shutil.copy(place / file, folder)
+                runs.store.append("notes", _note(number))
+        shutil.copy(place / "agent.db-witness", folder)
+
+
+def loss_accepted(session: Session) -> None:
+    """Acknowledged entries are gone, somebody goes on all the same, and the log grows past where the witness stood."""
+    runs = session.connect(checkpoint_every=25, accept_loss=True)
+    for number in range(8):
+        session.did(runs.store.append, "notes", _note(20 + number))
+    session.close()
+    runs = session.connect()
+    session.did(runs.store.append, "notes", _note(30))
+    session.close()
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -238,6 +267,7 @@ WORKLOADS = {
         Workload("rebuild's swap", rebuild, _some_runs),
         Workload("recovery by a worker", recovery, _some_runs),
         Workload("after an earlier cut", after_a_cut, _cut_before),
+        Workload("a loss that was accepted", loss_accepted, _tail_lost),
         Workload("two handles", two_handles),
         Workload("two threads", two_threads),
     )

@@ -1,0 +1,268 @@
+"""Mutants: the store with one deliberate fault each, and the harness that must report it.
+
+A check that cannot fail is no check. Each mutant is planted in this process for the time of a `with`; what its harness
+then reports is the proof that the harness looks. `tests/planted` holds more of them, for the demo's own processes.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+import eventstore.sqlite.log
+import projections
+from eventstore.errors import OutcomeUnknown
+from eventstore.notes import LogRecorded
+from eventstore.sqlite import SQLiteLog, sqlite3
+from eventstore.workflow import RUN, RunResumed, RunStarted
+from projections import verifying
+from projections.projector import Projector
+from projections.verifying import verify
+from tests.faults.power import FAST, campaign
+from tests.faults.recording import files_in, shim, write_files
+from tests.faults.shim import SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, Operation
+
+Reports = list[str]
+
+
+# --- planting -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _instead(owner: object, name: str, other: object) -> Iterator[None]:
+    honest = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, honest)
+
+
+def syncs_nothing():
+    """FULL is promised, and no sync is made."""
+    honest = eventstore.sqlite.log.connection_to
+
+    def lax(*arguments, **options):
+        connection = honest(*arguments, **options)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    return _instead(eventstore.sqlite.log, "connection_to", lax)
+
+
+@contextmanager
+def acknowledges_before_commit():
+    """A write returns at once, and is committed when the next one comes, or the close."""
+    close = SQLiteLog.close
+
+    def commit(log):
+        if log._connection.in_transaction:
+            log._connection.execute("COMMIT")
+
+    def hasty(log, job):
+        commit(log)
+        log._begin(log._connection)
+        return job(eventstore.sqlite.log.SQLiteTransaction(log._connection, log._genesis))
+
+    def last_chance(log):
+        if not log.closed:
+            commit(log)
+        close(log)
+
+    with _instead(SQLiteLog, "_transaction", hasty), _instead(SQLiteLog, "close", last_chance):
+        yield
+
+
+@contextmanager
+def moves_cursors_afterwards():
+    """The rows are written with the events, the cursors in a transaction of their own."""
+    write, move, inline = SQLiteLog.write, Projector.move, Projector.inline
+    left = []
+
+    def fold(projector, transaction, before, recorded):
+        with _instead(Projector, "move", lambda _projector, _transaction, *cursors: left.extend(cursors)):
+            inline(projector, transaction, before, recorded)
+        if left:
+            left.insert(0, projector)
+
+    def twice(log, job):
+        result = write(log, job)
+        if left:
+            projector, *cursors = left
+            left.clear()
+            write(log, lambda transaction: move(projector, transaction, *cursors))
+        return result
+
+    with _instead(Projector, "inline", fold), _instead(SQLiteLog, "write", twice):
+        yield
+
+
+@contextmanager
+def checks_no_fence():
+    """The machine takes an event from whatever attempt sends it."""
+    honest = RUN.fence
+
+    def no_fence(state, _stream, kind, attempt, held):
+        return state.attempt + 1 if kind in (RunStarted, RunResumed) else attempt or held
+
+    object.__setattr__(RUN, "fence", no_fence)
+    try:
+        yield
+    finally:
+        object.__setattr__(RUN, "fence", honest)
+
+
+def checks_no_chain():
+    """`verify` believes each entry's own hash."""
+    return _instead(verifying, "chain", lambda _previous, entry: entry.hash)
+
+
+def writes_the_witness_first():
+    """The witness says that a commit stands which is still to come."""
+    honest = SQLiteLog._transaction
+
+    def early(log, job):
+        def seen(transaction):
+            result = job(transaction)
+            if transaction.last is not None:
+                log._witness.saw(log.id, transaction.last)
+            return result
+
+        return honest(log, seen)
+
+    return _instead(SQLiteLog, "_transaction", early)
+
+
+def resolves_without_a_commit():
+    """After an unknown outcome it only opens anew and looks."""
+
+    def look(log):
+        if log._unsettled:
+            log._connection, log._settling, log._unsettled = log._open(), None, False
+
+    return _instead(SQLiteLog, "_settle", look)
+
+
+# --- the harnesses ------------------------------------------------------------------------------------------------
+
+
+def cut(workload: str, states: int = 120) -> Callable[[], Reports]:
+    """Power loss in one workload, with FULL."""
+
+    def harness() -> Reports:
+        return [words for recipe in campaign(workload, "FULL", seed=1, wanted=states).failures for words in recipe.wrong]
+
+    return harness
+
+
+def resolved_outcomes() -> Reports:
+    """The disk fails at each operation of a COMMIT in turn, `resolve` answers, and the process is killed at once.
+
+    Whoever opens the files next must find what `resolve` said. (`disks` has the handle go on writing first.)
+    """
+    wrong, index, failed = [], 0, True
+    while failed:
+        failed = False
+        with tempfile.TemporaryDirectory(dir=FAST) as folder:
+            failing = _Failing()
+            with shim().installed(failing):
+                runs = projections.connect(Path(folder, "agent.db"))
+                runs.store.append("notes", _NOTE)
+                failing.left = index
+                try:
+                    runs.store.append("notes", _NOTE)
+                except OutcomeUnknown as unknown:
+                    failed = True
+                    answer = runs.store.log.resolve(unknown.position, unknown.hash)
+                    wrong += _answered(files_in(Path(folder)), unknown, index, answer=answer)
+                runs.close()
+                while eventstore.sqlite.log._POISONED:  # only a harness may: nobody looks at these files any more
+                    eventstore.sqlite.log._POISONED.pop().close()
+        index += 1
+    return wrong if index > 1 else ["no operation of the COMMIT could be made to fail"]
+
+
+_NOTE = LogRecorded("mutants", "note")
+
+
+class _Failing:
+    """A disk that fails once, after so many changes."""
+
+    left = -1
+
+    def __call__(self, operation: Operation) -> int:
+        if self.left < 0 or operation.kind not in ("write", "sync"):
+            return SQLITE_OK
+        self.left -= 1
+        if self.left >= 0:
+            return SQLITE_OK
+        return SQLITE_IOERR_FSYNC if operation.kind == "sync" else SQLITE_IOERR_WRITE
+
+
+def _answered(files: dict[str, bytes], unknown: OutcomeUnknown, index: int, *, answer: bool) -> Reports:
+    with tempfile.TemporaryDirectory(dir=FAST) as folder:
+        write_files(Path(folder), files)
+        log = SQLiteLog(Path(folder, "agent.db"))
+        with log.reading() as reading:
+            stands = reading.hash_at(unknown.position) == unknown.hash
+        log.close()
+    return [] if stands == answer else [f"failed at operation {index}: resolve said {answer}, and it is {stands}"]
+
+
+_ALTERED = (
+    ("data", """json_set(data, '$.ref', 'other')"""),
+    ("type", "'MetaSet'"),
+    ("stream", "'other'"),
+    ("recorded_at", "recorded_at + 1"),
+    ("occurred_at", "1"),
+    ("attempt", "9"),
+    ("key", "'other'"),
+    ("meta", """'{"by":"other"}'"""),
+    ("hash", "randomblob(32)"),
+)
+
+
+def altered_entries() -> Reports:
+    """Each column of an entry is altered in turn, behind the store's back; `verify` must say so."""
+    missed = []
+    for column, value in _ALTERED:
+        with tempfile.TemporaryDirectory(dir=FAST) as folder:
+            path = Path(folder, "agent.db")
+            with projections.connect(path) as runs:
+                for number in range(3):
+                    runs.store.append("notes", LogRecorded("mutants", "note", ref=str(number)), key=f"k{number}")
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                (trigger,) = other.execute("SELECT sql FROM sqlite_schema WHERE name = 'events_keep'").fetchone()
+                other.execute("DROP TRIGGER events_keep")
+                other.execute(f"UPDATE events SET {column} = {value} WHERE position = 3")
+                other.execute(trigger)
+            with projections.connect(path, accept_loss=True) as runs:
+                if verify(runs.store, runs._rebuilder).ok:
+                    missed.append(f"an altered {column} was not noticed")
+    return missed
+
+
+@frozen
+class Mutant:
+    """A fault, and the harness that must report it."""
+
+    plant: Callable[[], object]
+    harness: Callable[[], Reports]
+
+    @property
+    def name(self) -> str:
+        """What it does."""
+        return self.plant.__name__.replace("_", " ")
+
+
+MUTANTS = (
+    Mutant(syncs_nothing, cut("appends")),
+    Mutant(acknowledges_before_commit, cut("appends")),
+    Mutant(moves_cursors_afterwards, cut("runs living their lives", 300)),
+    Mutant(checks_no_fence, cut("recovery by a worker", 1)),
+    Mutant(checks_no_chain, altered_entries),
+    Mutant(writes_the_witness_first, cut("appends", 200)),
+    Mutant(resolves_without_a_commit, resolved_outcomes),
+)

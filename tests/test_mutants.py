@@ -1,0 +1,18 @@
+"""Each harness finds the fault that it is there for, and finds nothing where there is none."""
+
+import pytest
+
+from tests.faults.mutants import MUTANTS
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_caught(mutant):
+    with mutant.plant():
+        reports = mutant.harness()
+
+    assert reports
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"without one that {mutant.name}")
+def test_the_same_harness_reports_nothing_without_the_mutant(mutant):
+    assert mutant.harness() == []
