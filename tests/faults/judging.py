@@ -10,12 +10,16 @@ witness survived to tell, opening says so: `LostTail` in the same boot, an event
 import shutil
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 
+import eventstore.gate
 import projections
+from eventstore.codec import Codec
 from eventstore.errors import EventStoreError, LostTail
 from eventstore.integrity import Witness
 from eventstore.log import Entry
@@ -78,17 +82,34 @@ def promises(record: Record) -> Iterator[Promise]:
         yield Promise(floor, must, begun, opened)
 
 
+@cache
+def _codec(kinds: tuple[type, ...], upcasters: tuple[object, ...]) -> Codec:
+    return Codec(kinds, upcasters)
+
+
+@contextmanager
+def one_codec() -> Iterator[None]:
+    """Stores that are opened inside share their codecs, which hold no state; making one is a fourth of judging."""
+    honest = eventstore.gate.Codec
+    eventstore.gate.Codec = lambda kinds, upcasters: _codec(tuple(kinds), tuple(upcasters))
+    try:
+        yield
+    finally:
+        eventstore.gate.Codec = honest
+
+
 def judge(folder: Path, files: Files, record: Record, promise: Promise) -> Verdict:
     """Open the disk and tell what is wrong with it."""
     verdict = Verdict()
     try:
         _fresh(folder, files)
-        try:
-            _judge(folder / "agent.db", files, record, promise, verdict)
-        except LostTail:
-            if not record.lossy or promise.opened:
-                raise
-            _judge(folder / "agent.db", files, record, promise, verdict, accept_loss=True)
+        with one_codec():
+            try:
+                _judge(folder / "agent.db", files, record, promise, verdict)
+            except LostTail:
+                if not record.lossy or promise.opened:
+                    raise
+                _judge(folder / "agent.db", files, record, promise, verdict, accept_loss=True)
     except LostTail as error:
         verdict.says("lost", f"LostTail: {error}")
     except (EventStoreError, sqlite3.Error) as error:
