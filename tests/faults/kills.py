@@ -197,7 +197,7 @@ class Life:
         return self.chance.choice(rows) if rows else None
 
 
-_ATTEMPT = {"RunStarted", "RunResumed", "RunInterrupted", "RunPaused"}
+_ATTEMPT = {"RunStarted", "RunResumed", "RunInterrupted", "RunPaused", "RunCrashed"}
 CALLS: dict[str, tuple[Callable[[Life, int], None], int, set[str]]] = {
     "connect": (Life.connect, 2, set()),
     "submit": (Life.submit, 6, {"RunQueued"}),

@@ -8,7 +8,7 @@ import importlib
 
 import click
 
-COMMANDS = {"power": "tests.faults.power", "disks": "tests.faults.disks"}
+COMMANDS = {name: f"tests.faults.{name}" for name in ("power", "disks", "kills", "bits")}
 
 
 class _Late(click.Group):
