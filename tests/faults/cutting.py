@@ -18,6 +18,7 @@ each cut are the extreme ones. Equal states are told by their digest.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from random import Random
 
 from attrs import define, field, frozen
@@ -154,7 +155,7 @@ def _torn(change: Change, random: Random, size: int) -> list[Change]:
     """What may be left of one write whose sectors did not all arrive. `size` is the file's durable size."""
     start, end = change.offset, change.offset + len(change.data)
     edges = [start, *range((start // SECTOR + 1) * SECTOR, end, SECTOR), end]
-    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces = list(pairwise(edges))
     if random.random() < 0.5:
         arrived = set(range(random.randrange(len(pieces))))
     else:
@@ -249,10 +250,8 @@ def state(disk: Disk, cut: int, sample: int, seed: str) -> State | None:
     changes = disk.pending()
     if not changes and sample:
         return None
-    if sample < EXTREMES:
-        kept = _extreme(sample, changes)
-    else:
-        kept = _sampled(disk, changes, Random(f"{seed}:{cut}:{sample}"))
+    own = Random(f"{seed}:{cut}:{sample}")
+    kept = _extreme(sample, changes) if sample < EXTREMES else _sampled(disk, changes, own)
     files = disk.left(kept)
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(files):

@@ -126,9 +126,7 @@ def _fresh(folder: Path, files: Files) -> None:
             (folder / f"{name.removesuffix('-wal')}-shm").write_bytes(_NOISE)
 
 
-def _judge(
-    path: Path, files: Files, record: Record, promise: Promise, verdict: Verdict, **options: Any
-) -> None:
+def _judge(path: Path, files: Files, record: Record, promise: Promise, verdict: Verdict, **options: Any) -> None:
     with booted(LATER_BOOT):
         system = machine(LATER_BOOT, 8)
         with projections.connect(path, synchronous=record.synchronous, system=system, **options) as runs:

@@ -152,7 +152,8 @@ def cut(workload: str, states: int = 120) -> Callable[[], Reports]:
     """Power loss in one workload, with FULL."""
 
     def harness() -> Reports:
-        return [words for recipe in campaign(workload, "FULL", seed=1, wanted=states).failures for words in recipe.wrong]
+        tally = campaign(workload, "FULL", seed=1, wanted=states)
+        return [f"{kind}: {words}" for recipe in tally.failures for kind, words in recipe.wrong]
 
     return harness
 

@@ -24,7 +24,7 @@ from tests.faults.judging import KINDS, Promise, Verdict, judge, promises
 from tests.faults.recording import Record, record, write_files
 from tests.faults.workloads import WORKLOADS, Workload
 
-FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where disks are judged: in memory if there is such a place; the judge needs no sync."""
 
 
@@ -178,11 +178,14 @@ def table(tallies: list[Tally]) -> str:
         for mode in ("FULL", "NORMAL")
     ]  # fmt: skip
     lines = [COLUMNS, ("---", "---", *["---:"] * 7), *map(row, tallies), *sums]
-    return "\n".join(f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else cell for cell in line)} |" for line in lines)
+    cells = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 @click.command()
-@click.option("--states", "wanted", default=20_000, show_default=True, help="Disks to judge with FULL, and an eighth as many with NORMAL.")
+@click.option(
+    "--states", "wanted", default=20_000, show_default=True, help="Disks to judge with FULL; with NORMAL an eighth."
+)
 @click.option("--seed", default=1, show_default=True, help="Of all choices.")
 @click.option("--jobs", default=2, show_default=True, help="Processes.")
 @click.option("--workload", "names", multiple=True, help="Only this one; may be repeated.")

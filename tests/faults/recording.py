@@ -17,6 +17,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 from attrs import frozen
 
@@ -97,7 +98,7 @@ class _File:
     def fileno(self) -> int:
         return self._descriptor
 
-    def __enter__(self) -> "_File":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +116,8 @@ class RecordingOS:
         self._paths: dict[int, str] = {}
 
     def __getattr__(self, name: str) -> object:
-        assert name.startswith("O_") or name in self._PASSED, f"eventstore.files uses os.{name}: teach it to RecordingOS"
+        known = name.startswith("O_") or name in self._PASSED
+        assert known, f"eventstore.files uses os.{name}: teach it to RecordingOS"
         return getattr(os, name)
 
     def open(self, path, flags, mode=0o777, *, dir_fd=None):
