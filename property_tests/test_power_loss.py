@@ -21,7 +21,7 @@ from tests.faults.power import campaign, power, promises, recorded, states
 from tests.faults.recording import booted, files_in, write_files
 from tests.faults.run import main
 from tests.faults.shim import Operation
-from tests.faults.workloads import WORKLOADS
+from tests.faults.workloads import WORKLOADS, Workload
 
 STATES = 25
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps the file system of SQLite on Linux")
@@ -172,6 +172,24 @@ def test_all_disks_of_a_campaign_differ(tmp_path):
     assert len(set(found)) == len(found) == 400
     assert len(list(promises(made))) == len(made.steps) + 1
     assert 400 / len(made.steps) > EXTREMES
+
+
+def test_a_workload_may_promise_more_than_its_log(monkeypatch):
+    """As archive, blobs and backup will; here the promise is one that no cut keeps."""
+
+    def perform(session):
+        runs = session.connect()
+        session.did(runs.store.append, "notes", NOTE)
+        session.promise("a file that nobody writes")
+        session.close()
+
+    broken = Workload("p", perform, holds=lambda _runs, names: [("lost", name) for name in names])
+    monkeypatch.setitem(WORKLOADS, "p", broken)
+
+    tally = campaign("p", "FULL", seed=0, wanted=60)
+
+    assert {recipe.wrong for recipe in tally.failures} == {(("lost", "a file that nobody writes"),)}
+    assert 0 < tally.lost < tally.states
 
 
 # --- the script -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ witness survived to tell, opening says so: `LostTail` in the same boot, an event
 
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -45,6 +45,17 @@ class Promise:
     """Where the log may end: after any write that had begun."""
     opened: bool
     """Whether the log had come into being, and is the same from here on."""
+    names: frozenset[str] = frozenset()
+    """What else was promised, for the workload's own judge."""
+
+
+Holds = Callable[[projections.Runs, frozenset[str]], list[tuple[str, str]]]
+"""A workload's own judge: what is wrong, by kind, with an opened store that these promises were made for."""
+
+
+def holds_nothing_else(_runs: projections.Runs, _names: frozenset[str]) -> list[tuple[str, str]]:
+    """For workloads that make no promises of their own."""
+    return []
 
 
 @define
@@ -67,6 +78,7 @@ def promises(record: Record) -> Iterator[Promise]:
     full = record.synchronous == "FULL"
     floor = must = record.base
     begun = frozenset([record.base])
+    names: frozenset[str] = frozenset()
     opened = bool(record.start) and not record.lossy
     for step in (None, *record.steps):
         if isinstance(step, Mark):
@@ -78,8 +90,10 @@ def promises(record: Record) -> Iterator[Promise]:
                 opened = opened or full
             elif step.kind == "closed":
                 must, opened = floor, True
+            elif step.kind == "promised":
+                names |= {step.name}
         must = floor if full else must
-        yield Promise(floor, must, begun, opened)
+        yield Promise(floor, must, begun, opened, names)
 
 
 @cache
@@ -98,18 +112,18 @@ def one_codec() -> Iterator[None]:
         eventstore.gate.Codec = honest
 
 
-def judge(folder: Path, files: Files, record: Record, promise: Promise) -> Verdict:
+def judge(folder: Path, files: Files, record: Record, promise: Promise, holds: Holds = holds_nothing_else) -> Verdict:
     """Open the disk and tell what is wrong with it."""
     verdict = Verdict()
     try:
         _fresh(folder, files)
         with one_codec():
             try:
-                _judge(folder / "agent.db", files, record, promise, verdict)
+                _judge(folder / "agent.db", files, record, promise, verdict, holds)
             except LostTail:
                 if not record.lossy or promise.opened:
                     raise
-                _judge(folder / "agent.db", files, record, promise, verdict, accept_loss=True)
+                _judge(folder / "agent.db", files, record, promise, verdict, holds, accept_loss=True)
     except LostTail as error:
         verdict.says("lost", f"LostTail: {error}")
     except (EventStoreError, sqlite3.Error) as error:
@@ -126,13 +140,16 @@ def _fresh(folder: Path, files: Files) -> None:
             (folder / f"{name.removesuffix('-wal')}-shm").write_bytes(_NOISE)
 
 
-def _judge(path: Path, files: Files, record: Record, promise: Promise, verdict: Verdict, **options: Any) -> None:
+def _judge(
+    path: Path, files: Files, record: Record, promise: Promise, verdict: Verdict, holds: Holds, **options: Any
+) -> None:
     with booted(LATER_BOOT):
         system = machine(LATER_BOOT, 8)
         with projections.connect(path, synchronous=record.synchronous, system=system, **options) as runs:
             log = runs.store.log
             entries = read_log(log)
             stands = _compare(record, promise, log.id, entries, verdict)
+            verdict.wrong += holds(runs, promise.names)
             for trouble in log.examine():
                 verdict.says("corrupt", f"SQLite: {trouble}")
             report = runs.check()

@@ -122,7 +122,7 @@ def campaign(name: str, synchronous: str, *, seed: int, wanted: int, keep: Path 
         if made.wrong:
             tally.count(Verdict(wrong=list(made.wrong)), Recipe(name, synchronous, seed, 0, 0, made.wrong))
         for state, promise in states(made, f"{seed}:{name}:{synchronous}", wanted):
-            verdict = judge(Path(folder, "judged"), state.files, made, promise)
+            verdict = judge(Path(folder, "judged"), state.files, made, promise, WORKLOADS[name].holds)
             recipe = Recipe(name, synchronous, seed, state.cut, state.sample, tuple(verdict.wrong))
             tally.count(verdict, recipe)
             if verdict.wrong and keep is not None:
@@ -148,7 +148,8 @@ def replay(recipe: Recipe) -> Verdict:
         for cut, disk in cutting.disks(made, {recipe.cut}):
             state = cutting.state(disk, cut, recipe.sample, seed)
             if state is not None:
-                return judge(Path(folder, "judged"), state.files, made, promise)
+                holds = WORKLOADS[recipe.workload].holds
+                return judge(Path(folder, "judged"), state.files, made, promise, holds)
     raise click.ClickException("this workload has no such cut any more")
 
 

@@ -38,13 +38,15 @@ DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync"
 
 @frozen
 class Mark:
-    """What was promised, in the same list: `kind` is began, wrote, acknowledged, opened or closed."""
+    """What was promised, in the same list: `kind` is began, wrote, acknowledged, opened, closed or promised."""
 
     kind: str
     position: int = 0
     """Of wrote and acknowledged: the last entry's."""
     write: int = 0
     """Of began and wrote: which write."""
+    name: str = ""
+    """Of promised: what must hold from here on, for the workload's own judge."""
 
 
 @frozen
@@ -272,6 +274,10 @@ class Session:
         if self.local.position:
             self.mark("acknowledged", self.local.position)
         return result
+
+    def promise(self, name: str) -> None:
+        """From here on this holds, whatever it is; `Workload.holds` of this workload knows."""
+        self.steps.append(Mark("promised", name=name))
 
     def refused(self, call, *arguments, **options) -> None:
         """Call what must be refused."""

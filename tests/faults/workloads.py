@@ -1,9 +1,11 @@
 """What is cut: small programs that use the store, each with an eye to one way of writing.
 
 A workload gets a `Session`, opens stores through it, and makes every call that acknowledges something through
-`session.did`. `start` makes the disk that it begins with, all of it durable. To take in another part of Runfold
-(archive, blobs, backup), write one more function and add it to `WORKLOADS`; what is read back beside the log is
-told by a function in `judging`.
+`session.did`. `start` makes the disk that it begins with, all of it durable.
+
+To take in another part of Runfold (archive, blobs, backup), write one more function and add it to `WORKLOADS`. What
+must hold beside the log it says with `session.promise(name)`, and its `holds` looks at the opened store. Where the part
+asks its disk for something new, `RecordingOS` refuses it until it is taught.
 """
 
 import shutil
@@ -26,6 +28,7 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from eventstore.workflow import Error as RunError
+from tests.faults.judging import Holds, holds_nothing_else
 from tests.faults.recording import Session, booted, machine
 
 EARLIER_BOOT = "boot-before-all"
@@ -42,6 +45,7 @@ class Workload:
     synchronous: tuple[str, ...] = ("FULL", "NORMAL")
     share: float = 1.0
     """Of the disks that each gets; less where they are large."""
+    holds: Holds = holds_nothing_else
 
 
 def _note(number: int, size: int = 0) -> LogRecorded:
