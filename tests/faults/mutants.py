@@ -1,12 +1,13 @@
 """Mutants: the store with one deliberate fault each, and the harness that must report it.
 
-A check that cannot fail is no check. Each mutant is planted in this process for the time of a `with`; what its harness
-then reports is the proof that the harness looks. `tests/planted` holds more of them, for the demo's own processes.
+A check that cannot fail is no check. Each mutant is planted in this process while its harness performs, and taken away
+before it judges; what is then reported is the proof that the harness looks. `tests/planted` holds more of them, for the
+demo's own processes.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from attrs import frozen
@@ -148,17 +149,21 @@ def resolves_without_a_commit():
 # --- the harnesses ------------------------------------------------------------------------------------------------
 
 
-def cut(workload: str, states: int = 120) -> Callable[[], Reports]:
-    """Power loss in one workload, with FULL."""
+Plant = Callable[[], AbstractContextManager[object]]
+Harness = Callable[[Plant], Reports]
 
-    def harness() -> Reports:
-        tally = campaign(workload, "FULL", seed=1, wanted=states)
+
+def cut(workload: str, states: int = 120) -> Harness:
+    """Power loss in one workload, with FULL; the judge is honest."""
+
+    def harness(plant: Plant) -> Reports:
+        tally = campaign(workload, "FULL", seed=1, wanted=states, planted=plant)
         return [f"{kind}: {words}" for recipe in tally.failures for kind, words in recipe.wrong]
 
     return harness
 
 
-def resolved_outcomes() -> Reports:
+def resolved_outcomes(plant: Plant) -> Reports:
     """The disk fails at each operation of a COMMIT in turn, `resolve` answers, and the process is killed at once.
 
     Whoever opens the files next must find what `resolve` said. (`disks` has the handle go on writing first.)
@@ -168,7 +173,7 @@ def resolved_outcomes() -> Reports:
         failed = False
         with tempfile.TemporaryDirectory(dir=FAST) as folder:
             failing = _Failing()
-            with shim().installed(failing):
+            with shim().installed(failing), plant():
                 runs = projections.connect(Path(folder, "agent.db"))
                 runs.store.append("notes", _NOTE)
                 failing.left = index
@@ -225,7 +230,7 @@ _ALTERED = (
 )
 
 
-def altered_entries() -> Reports:
+def altered_entries(plant: Plant) -> Reports:
     """Each column of an entry is altered in turn, behind the store's back; `verify` must say so."""
     missed = []
     for column, value in _ALTERED:
@@ -239,7 +244,7 @@ def altered_entries() -> Reports:
                 other.execute("DROP TRIGGER events_keep")
                 other.execute(f"UPDATE events SET {column} = {value} WHERE position = 3")
                 other.execute(trigger)
-            with projections.connect(path, accept_loss=True) as runs:
+            with projections.connect(path, accept_loss=True) as runs, plant():
                 if verify(runs.store, runs._rebuilder).ok:
                     missed.append(f"an altered {column} was not noticed")
     return missed
@@ -249,13 +254,21 @@ def altered_entries() -> Reports:
 class Mutant:
     """A fault, and the harness that must report it."""
 
-    plant: Callable[[], object]
-    harness: Callable[[], Reports]
+    plant: Plant
+    harness: Harness
 
     @property
     def name(self) -> str:
         """What it does."""
         return self.plant.__name__.replace("_", " ")
+
+    def reports(self) -> Reports:
+        """What the harness finds."""
+        return self.harness(self.plant)
+
+    def false_alarms(self) -> Reports:
+        """What the same harness finds where nothing is planted."""
+        return self.harness(nullcontext)
 
 
 MUTANTS = (

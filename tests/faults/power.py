@@ -9,8 +9,9 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -113,11 +114,20 @@ _IDLE = 20
 """Rounds without a new disk after which there are taken to be no more."""
 
 
-def campaign(name: str, synchronous: str, *, seed: int, wanted: int, keep: Path | None = None) -> Tally:
-    """Cut one workload, and judge so many disks."""
+def campaign(
+    name: str,
+    synchronous: str,
+    *,
+    seed: int,
+    wanted: int,
+    keep: Path | None = None,
+    planted: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Tally:
+    """Cut one workload, and judge so many disks. What is planted is there while the workload runs, not in the judge."""
     tally = Tally(name, synchronous)
     with tempfile.TemporaryDirectory(dir=FAST, prefix="runfold-power-") as folder:
-        made = recorded(WORKLOADS[name], synchronous, Path(folder))
+        with planted():
+            made = recorded(WORKLOADS[name], synchronous, Path(folder))
         tally.cuts = len(made.steps) + 1
         if made.wrong:
             tally.count(Verdict(wrong=list(made.wrong)), Recipe(name, synchronous, seed, 0, 0, made.wrong))
