@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -25,18 +27,44 @@ SQLITE_VERSION: tuple[int, ...] = sqlite3.sqlite_version_info
 DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 
 
+class Connection(sqlite3.Connection):
+    """A connection that is known until it is gone; see `_never_close`."""
+
+    __slots__ = ("__weakref__",)
+
+
+_OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _never_close() -> None:
+    """In a forked child: see to it that no connection of the parent is ever closed here, not even at the end.
+
+    The child has no locks, but SQLite in it believes that it has. Once the parent is gone it would take itself for the
+    last one, and remove the WAL by its name: by then another process's, with what was acknowledged since.
+    """
+    import ctypes  # noqa: PLC0415 - in a child only
+
+    for connection in _OPEN:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_never_close)
+
+
 def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float) -> sqlite3.Connection:
     """A connection with everything set that is set per connection.
 
     Raises:
         CannotOpen, DatabaseBusy: nothing was changed.
     """
-    connection = None
+    connection: Connection | None = None
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=timeout, isolation_level=None,
-            check_same_thread=False,
+            check_same_thread=False, factory=Connection,
         )  # fmt: skip
+        _OPEN.add(connection)
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run
         connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when read, not when followed
         connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE slips past the triggers
