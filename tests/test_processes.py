@@ -173,7 +173,7 @@ def test_daemons_that_are_killed_while_they_share_leave_no_run_stuck_and_no_effe
                 daemon.stdin.flush()
                 performed += [daemon.stdout.readline().strip() for _ in range(5)]
                 daemon.kill()
-                performed += daemon.communicate()[0].split()
+                performed += daemon.stdout.read().split()  # through the buffer that the lines came from
 
         with runs.worker("last") as worker:
             worker.recover(max_crashes=9)
