@@ -1,10 +1,8 @@
-"""Events to JSON and back, and nothing that JSON would change on the way.
+"""Events to JSON and back, by the classes that this program was given.
 
-`encode` refuses, with the path to the spot, whatever would not come back as it was given: NaN and infinities, lone
-surrogates, NUL, integers beyond 2^53-1, sets, objects, too much depth or size. (A tuple is written as the list it
-reads back as, an enum member as its value, a UUID as its text.) `decode` is strict in the
-same way: a missing, unknown or ill-typed field is an error, never a guess. Payloads hold data only: a type is looked
-up by name among the classes this program was given, nothing is imported, nothing is unpickled.
+`encode` refuses whatever would not come back as it was given (see `payloads`); `decode` is strict in the same way: a
+missing, unknown or ill-typed field is an error, never a guess. Payloads hold data only: a type is looked up by name
+among the given classes, nothing is imported, nothing is unpickled.
 
 Fields annotated `Json` (that is, `Any`) pass through cattrs untouched: structuring them item by item would cost ten
 times the encoding itself.
@@ -12,13 +10,10 @@ times the encoding itself.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from enum import Enum
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 import attrs
@@ -28,17 +23,17 @@ from attrs import frozen
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
-from eventstore.limits import MAX_BYTES, MAX_DEPTH, MAX_INTEGER
 from eventstore.log import Cursor, Entry
+from eventstore.payloads import (
+    WORDS,
+    Json,
+    described,
+    encode_json,
+    from_iso,
+    from_microseconds,
+    to_iso,
+)
 
-Json: TypeAlias = Any
-"""Any JSON value: None, bool, int, float, str, list of these, dict of these by str."""
-
-
-_OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_OPTIONS |= orjson.OPT_PASSTHROUGH_DATACLASS
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 T = TypeVar("T")
 
 
@@ -217,7 +212,7 @@ class Codec:
         if kind is None:
             raise UnknownEvent(name, self.names)
         if not isinstance(fields, dict):
-            raise InvalidPayload(name, "$", f"must be an object of fields, not {_described(fields)}")
+            raise InvalidPayload(name, "$", f"must be an object of fields, not {described(fields)}")
         if upcaster := self._upcasters.get(name):
             fields = upcaster.convert(dict(fields))
         return self._structure(name, kind, fields)
@@ -246,115 +241,6 @@ class Codec:
             raise InvalidPayload(name, path, message) from error
 
 
-def encode_json(name: str, value: Json) -> str:
-    """JSON text of a plain value, or an `InvalidPayload` that leads to what JSON would change."""
-    try:
-        raw = orjson.dumps(value, option=_OPTIONS)
-    except (TypeError, RecursionError) as error:
-        path, reason = fault_in(value) or ("$", str(error))
-        raise InvalidPayload(name, path, reason) from None
-    # orjson writes NaN as null and NUL as \u0000 without a word. Both leave a trace in the bytes, so the walk over the
-    # value, which costs more than the encoding, is only taken where such a trace is.
-    if (b"null" in raw or b"\\u0000" in raw) and (fault := fault_in(value)):
-        raise InvalidPayload(name, *fault)
-    if len(raw) > MAX_BYTES:
-        reason = f"takes {len(raw)} bytes of JSON; the limit is {MAX_BYTES}: keep large data apart"
-        raise InvalidPayload(name, "$", reason)
-    return raw.decode()
-
-
-def canonical(value: Json) -> bytes:
-    """One spelling for equal JSON values: sorted keys, no spaces. `1` and `1.0` and `true` stay different."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
-def digest(tool: str, input: Json) -> str:  # noqa: A002 - the event's own field name
-    """What a confirmation is bound to: SHA-256 (hex) of tool and input, whatever the order of keys."""
-    try:
-        return hashlib.sha256(canonical([tool, input])).hexdigest()
-    except (TypeError, RecursionError) as error:
-        path, reason = fault_in(input) or ("$", str(error))
-        raise InvalidPayload(tool, path, reason) from None
-
-
-def loads_strictly(text: str | bytes) -> Json:
-    """JSON from elsewhere, refusing what Python's reader would change in silence: duplicate keys, NaN, deep nesting.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
-
-
-def fault_in(value: Json) -> tuple[str, str] | None:
-    """Where and why JSON would change the value on the way; None if it would not. Iterative, so any depth is safe."""
-    pending: list[tuple[Json, str, int]] = [(value, "$", 0)]
-    while pending:
-        item, path, depth = pending.pop()
-        while isinstance(item, Enum):  # written as its value, so that is what must be sound
-            item = item.value
-        if reason := _fault_of(item, depth):
-            return path, reason
-        if type(item) is dict:
-            for key, child in item.items():
-                if type(key) is not str:
-                    return path, f"has the key {key!r}; JSON keys are text"
-                if reason := _fault_of(key, depth):
-                    return path, f"has a key that {reason}"
-                pending.append((child, f"{path}.{key}", depth + 1))
-        elif type(item) in (list, tuple):
-            pending += [(child, f"{path}[{index}]", depth + 1) for index, child in enumerate(item)]
-    return None
-
-
-def _fault_of(item: Json, depth: int) -> str | None:
-    kind = type(item)
-    if kind is str:
-        if "\0" in item:
-            return "holds NUL, which SQLite's JSON cuts off; leave it out"
-        try:
-            item.encode()
-        except UnicodeEncodeError:
-            return "holds a lone surrogate, which is not text; decode it with errors='replace'"
-    elif kind is float:
-        if not math.isfinite(item):
-            return f"is {item!r}, which JSON does not have; write null or text"
-    elif kind is int:
-        if abs(item) > MAX_INTEGER:
-            return f"is {_short(item)}, beyond 2^53-1, where JSON readers round; write it as text"
-    elif kind in (dict, list, tuple):
-        if depth >= MAX_DEPTH:
-            return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
-    elif item is not None and kind is not bool and not isinstance(item, UUID):
-        return f"is {_described(item)}, which JSON would not bring back; convert it to plain JSON first"
-    return None
-
-
-def _short(number: int) -> str:
-    # str() of an int of more than 4,300 digits raises; such a number is told by its size.
-    return str(number) if abs(number) < 10**40 else f"an integer of {number.bit_length()} bits"
-
-
-_WORDS = {
-    str: "text",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-    type(None): "null",
-}
-
-
-def _described(value: object) -> str:
-    kind = type(value)
-    name = kind.__name__
-    return _WORDS.get(kind) or (f"an {name}" if name[0].lower() in "aeiou" else f"a {name}")
-
-
 def _explained(error: BaseException, kind: type | None) -> str:
     """An error of cattrs in our words: no classes, and what to write instead."""
     if isinstance(error, KeyError):
@@ -370,65 +256,10 @@ def _explained(error: BaseException, kind: type | None) -> str:
     return cattrs.v.format_exception(error, kind)
 
 
-def _without_duplicates(pairs: Sequence[tuple[str, Json]]) -> dict[str, Json]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return result
-
-
-def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not JSON; write null or text")
-
-
-def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, UTC, of an aware datetime.
-
-    Raises:
-        ValueError: a datetime without a time zone.
-    """
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment.isoformat()} has no time zone; use datetime.now(UTC)")
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_microseconds(value: int) -> datetime:
-    """The aware UTC datetime of microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=value)
-
-
-def to_iso(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds and a Z: one width, so that text order is time order."""
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment.isoformat()} has no time zone; use datetime.now(UTC)")
-    # Not strftime: its %Y has no leading zeros before the year 1000.
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def from_iso(text: str) -> datetime:
-    """The aware UTC datetime of an ISO 8601 text with a time zone.
-
-    Raises:
-        ValueError: no ISO 8601, or without a zone.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} must be a time with a zone; end it with Z or an offset")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{text!r} must be a time between the years 1 and 9999 in UTC") from None
-
-
 def _strict(kind: type) -> Callable[[Json, Any], Json]:
     def structure(value: Json, _type: Any) -> Json:
         if type(value) is not kind:
-            raise TypeError(f"must be {_WORDS[kind]}, not {_described(value)}")
+            raise TypeError(f"must be {WORDS[kind]}, not {described(value)}")
         return value
 
     return structure
@@ -436,13 +267,13 @@ def _strict(kind: type) -> Callable[[Json, Any], Json]:
 
 def _structure_float(value: Json, _type: Any) -> float:
     if type(value) not in (int, float):
-        raise TypeError(f"must be a number, not {_described(value)}")
+        raise TypeError(f"must be a number, not {described(value)}")
     return float(value)
 
 
 def _structure_datetime(value: Json, _type: Any) -> datetime:
     if type(value) is not str:
-        raise TypeError(f"must be an ISO 8601 time as text, not {_described(value)}")
+        raise TypeError(f"must be an ISO 8601 time as text, not {described(value)}")
     return from_iso(value)
 
 
@@ -450,7 +281,7 @@ def _structure_uuid(value: Json, _type: Any) -> UUID:
     try:
         return UUID(value)
     except (ValueError, TypeError, AttributeError):
-        raise TypeError(f"must be a UUID as text, not {_described(value)}") from None
+        raise TypeError(f"must be a UUID as text, not {described(value)}") from None
 
 
 def _register_enums(annotation: Any, converter: cattrs.Converter) -> None:
@@ -471,7 +302,7 @@ def _structure_enum(value: Json, kind: type[Enum]) -> Enum:
 
 def _enum_value(member: Any) -> Json:
     if not isinstance(member, Enum):
-        raise TypeError(f"must be an enum member, not {_described(member)}")
+        raise TypeError(f"must be an enum member, not {described(member)}")
     return member.value
 
 

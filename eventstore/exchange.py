@@ -25,11 +25,12 @@ import attrs
 import orjson
 from attrs import frozen
 
-from eventstore.codec import Json, Recorded, from_iso, from_microseconds, loads_strictly, to_iso
+from eventstore.codec import Recorded
 from eventstore.errors import EventStoreError, ImportRefused, InvalidArgument
 from eventstore.gate import Draft, Folded, same_json
 from eventstore.limits import MAX_BYTES, check_name
 from eventstore.log import Head, Writing
+from eventstore.payloads import Json, from_iso, from_microseconds, loads_strictly, to_iso
 from eventstore.store import EventStore
 
 if TYPE_CHECKING:

@@ -17,13 +17,14 @@ import attrs
 import orjson
 from attrs import frozen
 
-from eventstore.codec import Codec, Json, Recorded, Upcaster, canonical, encode_json, to_microseconds
+from eventstore.codec import Codec, Recorded, Upcaster
 from eventstore.errors import ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
 from eventstore.integrity import chain
 from eventstore.limits import MAX_BATCH, MAX_INTEGER, PAGE, check_name
 from eventstore.log import Entry, Head, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import FREE, NOTES
+from eventstore.payloads import Json, canonical, encode_json, to_microseconds
 
 S = TypeVar("S", bound=Any)
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import attrs
 
-from eventstore.codec import Json, Recorded, Upcaster
+from eventstore.codec import Recorded, Upcaster
 from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
 from eventstore.gate import Draft, Folded, Gate, microseconds_now
 from eventstore.limits import PAGE, check_name, check_range
 from eventstore.log import Cursor, Entry, Log, Reading, Writing
 from eventstore.machine import Machine
+from eventstore.payloads import Json
 
 if TYPE_CHECKING:
     import threading

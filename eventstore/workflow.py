@@ -22,7 +22,6 @@ from attrs import evolve as changed
 from attrs import field, frozen
 from rpds import HashTrieMap
 
-from eventstore.codec import Json, digest
 from eventstore.errors import (
     AlreadyAsked,
     AlreadyResolved,
@@ -36,6 +35,7 @@ from eventstore.errors import (
 )
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded
+from eventstore.payloads import Json, digest
 
 if TYPE_CHECKING:
     from eventstore.codec import Recorded

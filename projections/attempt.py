@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from attrs import frozen
 
-from eventstore.codec import Json, digest
 from eventstore.errors import (
     CannotOpen,
     DatabaseBusy,
@@ -30,6 +29,7 @@ from eventstore.errors import (
     Unreturned,
     Waiting,
 )
+from eventstore.payloads import Json, digest
 from eventstore.workflow import (
     CheckpointSaved,
     ConfirmationRequested,

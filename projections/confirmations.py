@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve as changed
 from attrs import frozen
 
-from eventstore.codec import Json, digest
+from eventstore.payloads import Json, digest
 from eventstore.workflow import (
     ConfirmationExpired,
     ConfirmationRequested,

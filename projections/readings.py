@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve as changed
 from attrs import frozen
 
-from eventstore.codec import Json
+from eventstore.payloads import Json
 from eventstore.workflow import MessageRecorded, ToolCalled, ToolReturned
 
 if TYPE_CHECKING:

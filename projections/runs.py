@@ -41,8 +41,9 @@ from projections.workflow_runs import WORKFLOW_RUNS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from eventstore.codec import Json, Recorded
+    from eventstore.codec import Recorded
     from eventstore.log import Writing
+    from eventstore.payloads import Json
     from eventstore.store import EventStore, Stream
     from projections.leases import Presence
     from projections.projection import Projection

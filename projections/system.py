@@ -14,8 +14,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from eventstore.codec import from_microseconds
 from eventstore.gate import microseconds_now
+from eventstore.payloads import from_microseconds
 
 
 @frozen

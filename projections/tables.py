@@ -17,8 +17,8 @@ import attrs
 import orjson
 from attrs import frozen
 
-from eventstore.codec import encode_json, from_microseconds, to_microseconds
 from eventstore.errors import InvalidArgument
+from eventstore.payloads import encode_json, from_microseconds, to_microseconds
 
 R = TypeVar("R")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve as changed
 from attrs import field, frozen
 
-from eventstore.codec import Json
+from eventstore.payloads import Json
 from eventstore.workflow import (
     TRANSITIONS,
     ConfirmationExpired,

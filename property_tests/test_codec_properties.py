@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore.codec import (
-    MAX_INTEGER,
-    Codec,
+from eventstore.codec import MAX_INTEGER, Codec
+from eventstore.errors import InvalidPayload
+from eventstore.log import Entry
+from eventstore.notes import LogRecorded
+from eventstore.payloads import (
     canonical,
     digest,
     fault_in,
@@ -20,9 +22,6 @@ from eventstore.codec import (
     to_iso,
     to_microseconds,
 )
-from eventstore.errors import InvalidPayload
-from eventstore.log import Entry
-from eventstore.notes import LogRecorded
 from eventstore.testing import events_of, json_values
 from eventstore.workflow import RUN, RunQueued
 

@@ -24,13 +24,13 @@ from click.testing import CliRunner
 import eventstore
 import projections
 from eventstore import RUN, errors, workflow
-from eventstore.codec import to_microseconds
+from eventstore.payloads import to_microseconds
 from eventstore.workflow import ConfirmationRequested, RunCompleted, RunPaused
 from projections.cli import main
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "bad-input.md"
 BUSY_TIMEOUT = 0.2
-START = to_microseconds(eventstore.codec.from_iso("2026-01-01T00:00:00Z"))
+START = to_microseconds(eventstore.payloads.from_iso("2026-01-01T00:00:00Z"))
 
 
 @frozen

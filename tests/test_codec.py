@@ -9,25 +9,14 @@ from uuid import UUID
 import pytest
 from attrs import evolve, field, frozen
 
-from eventstore.codec import (
-    MAX_BYTES,
-    MAX_DEPTH,
-    MAX_INTEGER,
-    Codec,
-    Json,
-    Upcaster,
-    canonical,
-    digest,
-    fault_in,
-    from_iso,
-    loads_strictly,
-    to_iso,
-)
+from eventstore.codec import Codec, Upcaster
 from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
+from eventstore.limits import MAX_BYTES, MAX_DEPTH, MAX_INTEGER
 from eventstore.log import Entry
 from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
 from eventstore.notes import LogRecorded
+from eventstore.payloads import Json, canonical, digest, fault_in, from_iso, loads_strictly, to_iso
 from eventstore.store import EventStore
 
 

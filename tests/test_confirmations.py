@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from eventstore.codec import digest
+from eventstore.payloads import digest
 from eventstore.workflow import (
     ConfirmationExpired,
     ConfirmationRequested,

@@ -12,10 +12,10 @@ from attrs import frozen
 import eventstore
 import projections
 from eventstore import RUN, EventStore, LogRecorded, MetaSet, Upcaster
-from eventstore.codec import from_iso, to_iso
 from eventstore.errors import ImportRefused, InvalidArgument
 from eventstore.exchange import MAX_LINE, export_lines, import_lines
 from eventstore.memory import MemoryLog
+from eventstore.payloads import from_iso, to_iso
 from eventstore.workflow import RunCancelled, RunCompleted, RunPaused, RunQueued, RunStarted, ToolCalled, ToolReturned
 
 TRACE = Path(__file__).parent / "data" / "releases.jsonl"

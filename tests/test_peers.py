@@ -16,7 +16,6 @@ import pytest
 
 import eventstore
 import projections
-from eventstore.codec import loads_strictly
 from eventstore.errors import (
     AlreadyResolved,
     CursorConflict,
@@ -29,6 +28,7 @@ from eventstore.errors import (
     StaleProjection,
     UnreadableEntry,
 )
+from eventstore.payloads import loads_strictly
 from eventstore.testing import Rehearsal
 from eventstore.workflow import (
     RUN,

@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from eventstore.codec import digest
 from eventstore.errors import (
     AlreadyAsked,
     AlreadyResolved,
@@ -18,6 +17,7 @@ from eventstore.errors import (
     QuestionUnknown,
 )
 from eventstore.notes import LogRecorded
+from eventstore.payloads import digest
 from eventstore.testing import Rehearsal
 from eventstore.workflow import (
     ACTIVE,

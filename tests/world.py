@@ -7,9 +7,9 @@ import hashlib
 from datetime import timedelta
 from itertools import count
 
-from eventstore.codec import from_microseconds
 from eventstore.log import Entry
 from eventstore.memory import MemoryLog
+from eventstore.payloads import from_microseconds
 from eventstore.sqlite import SQLiteLog
 from projections import System, connect
 from projections.connecting import tables_of

@@ -23,12 +23,13 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from eventstore.codec import Codec, Json, Recorded, digest
+from eventstore.codec import Codec, Recorded
 from eventstore.errors import InvalidPayload, Refused
 from eventstore.limits import MAX_INTEGER
 from eventstore.log import Entry
 from eventstore.machine import Machine
 from eventstore.notes import LogRecorded
+from eventstore.payloads import Json, digest
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,

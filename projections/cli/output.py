@@ -18,8 +18,9 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from eventstore.codec import Recorded, to_iso
+from eventstore.codec import Recorded
 from eventstore.exchange import fields_of
+from eventstore.payloads import to_iso
 from projections.system import System
 
 PHASE_STYLES = {

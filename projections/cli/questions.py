@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from eventstore.codec import Json, loads_strictly
+from eventstore.payloads import Json, loads_strictly
 from projections.cli import output
 from projections.cli.opening import store_command
 

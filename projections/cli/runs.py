@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventstore.codec import from_iso
 from eventstore.errors import RunNotFound
+from eventstore.payloads import from_iso
 from eventstore.workflow import ACTIVE, RUN, Phase
 from projections.cli import output
 from projections.cli.opening import store_command

@@ -66,7 +66,7 @@ _TYPE = 21
 def summary(recorded: Recorded) -> str:
     """What an event says, on one line."""
     entry = recorded.entry
-    fields = orjson.loads(entry.data)
+    fields = _fields(entry.data)
     bare = [name for name in _BARE.get(entry.type, ()) if name in fields]
     silent = _SILENT.get(entry.type, ())
     words = [_value(fields[name]) for name in bare]
@@ -74,6 +74,15 @@ def summary(recorded: Recorded) -> str:
     if entry.type == "CheckpointSaved":
         words = [f"step {' '.join(words)}", f"({amount(len(entry.data))})"]
     return " ".join(word for word in words if word)
+
+
+def _fields(data: str) -> dict[str, Any]:
+    """The payload's fields; what is no object, which only a forged entry holds, is shown as it is."""
+    try:
+        fields = orjson.loads(data)
+    except ValueError:
+        fields = None
+    return fields if isinstance(fields, dict) else {"data": ascii(data)}
 
 
 def _value(value: Any) -> str:

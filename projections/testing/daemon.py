@@ -40,7 +40,6 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from eventstore.codec import from_microseconds
 from eventstore.errors import (
     AlreadyResolved,
     Fenced,
@@ -53,6 +52,7 @@ from eventstore.errors import (
     Waiting,
 )
 from eventstore.memory import MemoryLog
+from eventstore.payloads import from_microseconds
 from eventstore.store import EventStore
 from eventstore.workflow import (
     RUN,

@@ -26,8 +26,8 @@ from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.codec import Json
 from eventstore.memory import MemoryLog
+from eventstore.payloads import Json
 from projections.memory import MemoryTables
 from projections.tables import Query, Range, Table, Tables, Values, query
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from attrs import frozen
 
-from eventstore.codec import loads_strictly
 from eventstore.errors import InvalidArgument
+from eventstore.payloads import loads_strictly
 from eventstore.workflow import RunPaused, RunQueued, RunRequeued, RunResumed, RunStarted
 
 if TYPE_CHECKING:

@@ -1,0 +1,269 @@
+"""The contract of `eventstore.log`, sentence by sentence, as tests of one backend."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from eventstore.errors import (
+    StoreClosed,
+)
+from eventstore.integrity import genesis
+from eventstore.limits import PAGE_BYTES
+from eventstore.log import Head, Writing
+from eventstore.notes import LogRecorded
+from eventstore.testing.scaffold import (
+    COUNT,
+    PATIENCE,
+    Boom,
+    Count,
+    Counted,
+    CountPhase,
+    Scaffold,
+    raise_boom,
+    raises,
+)
+
+
+class BackendContract(Scaffold):
+    """Writes, savepoints, reads, waiting and closing."""
+
+    # --- an empty log -------------------------------------------------------------------------------------------
+
+    def test_an_empty_log_has_a_head_before_the_first_entry(self) -> None:
+        with self.log.reading() as view:
+            assert view.head() == Head(0, genesis(self.log.id), 0)
+            assert view.version("s") == 0
+            assert list(view.read("s", after=0, limit=9)) == []
+            assert list(view.read_all(after=0, limit=9)) == []
+            assert view.keyed("s", "k") is None
+            assert view.hash_at(0) == genesis(self.log.id)
+            assert view.hash_at(1) is None
+
+    def test_each_log_has_an_id_of_its_own_that_reopening_keeps(self) -> None:
+        folder = self.folder / "second"
+        folder.mkdir()
+        first = self.log.id
+
+        assert self._kept(self.open(folder)).id != first
+        assert self.again().log.id == first
+
+    # --- write --------------------------------------------------------------------------------------------------
+
+    def test_write_returns_what_the_job_returns(self) -> None:
+        assert self.log.write(lambda _transaction: "answer") == "answer"
+
+    def test_a_job_sees_what_it_wrote_and_none_else_does_until_it_is_committed(self) -> None:
+        def job(transaction: Writing) -> tuple[int, int]:
+            transaction.insert(self._new(transaction, "s", "t"))
+            assert transaction.version("s") == 1
+            assert [entry.stream for entry in transaction.read_all(after=0, limit=9)] == ["s", "t"]
+            with self.log.reading() as view:
+                return transaction.head().position, view.head().position
+
+        assert self.log.write(job) == (2, 0)
+        assert [entry.position for entry in self.everything()] == [1, 2]
+
+    def test_a_job_that_raises_leaves_nothing(self) -> None:
+        self.log.write(self._insert("s"))
+
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s", "t"))
+            raise Boom
+
+        with self.refused(Boom):
+            self.log.write(job)
+
+    def test_a_job_that_is_interrupted_leaves_nothing(self) -> None:
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s"))
+            raise KeyboardInterrupt
+
+        with self.refused(KeyboardInterrupt):
+            self.log.write(job)
+
+    def test_writing_goes_on_after_a_job_that_raised(self) -> None:
+        with self.refused(Boom):
+            self.log.write(raise_boom)
+
+        self.log.write(self._insert("s"))
+
+        assert len(self.everything()) == 1
+
+    def test_a_write_inside_a_write_is_refused_and_does_not_wait_for_itself(self) -> None:
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s"))
+            self.log.write(self._insert("t"))
+
+        with self.refused(RuntimeError):
+            self.log.write(job)
+
+    def test_jobs_of_many_threads_run_one_after_the_other(self) -> None:
+        def job(transaction: Writing) -> int:
+            transaction.insert(self._new(transaction, "s"))
+            return transaction.head().position
+
+        with ThreadPoolExecutor(8) as pool:
+            positions = list(pool.map(lambda _number: self.log.write(job), range(80)))
+
+        assert sorted(positions) == list(range(1, 81))
+
+    # --- savepoints ---------------------------------------------------------------------------------------------
+
+    def test_a_part_that_fails_is_undone_and_the_rest_stays(self) -> None:
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "before"))
+            try:
+                with transaction.savepoint():
+                    transaction.insert(self._new(transaction, "part", "part"))
+                    raise Boom
+            except Boom:
+                assert transaction.head().position == 1
+            transaction.insert(self._new(transaction, "after"))
+
+        self.log.write(job)
+
+        assert [entry.stream for entry in self.everything()] == ["before", "after"]
+
+    def test_a_part_that_succeeds_stays(self) -> None:
+        def job(transaction: Writing) -> None:
+            with transaction.savepoint():
+                transaction.insert(self._new(transaction, "s"))
+
+        self.log.write(job)
+
+        assert [entry.stream for entry in self.everything()] == ["s"]
+
+    def test_a_failing_part_undoes_the_parts_inside_it_and_no_other(self) -> None:
+        def job(transaction: Writing) -> None:
+            with transaction.savepoint():
+                transaction.insert(self._new(transaction, "first"))
+            try:
+                with transaction.savepoint():
+                    with transaction.savepoint():
+                        transaction.insert(self._new(transaction, "inner"))
+                    raise Boom
+            except Boom:
+                pass
+
+        self.log.write(job)
+
+        assert [entry.stream for entry in self.everything()] == ["first"]
+
+    def test_what_a_part_raises_goes_on_upward(self) -> None:
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s"))
+            with transaction.savepoint():
+                raise Boom
+
+        with self.refused(Boom):
+            self.log.write(job)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def test_a_view_stays_as_it_was_and_blocks_no_writer(self) -> None:
+        self.log.write(self._insert("s"))
+
+        with self.log.reading() as view:
+            assert view.head().position == 1
+            self.log.write(self._insert("s", "t"))
+
+            assert view.head().position == 1
+            assert view.version("s") == 1
+            assert view.version("t") == 0
+            assert len(view.read_all(after=0, limit=9)) == 1
+            assert view.hash_at(2) is None
+        assert len(self.everything()) == 3
+
+    def test_a_page_holds_at_most_its_limit_in_order(self) -> None:
+        self.log.write(self._insert("s", "t", "s", "s", "t"))
+
+        with self.log.reading() as view:
+            assert [entry.version for entry in view.read("s", after=0, limit=2)] == [1, 2]
+            assert [entry.version for entry in view.read("s", after=2, limit=2)] == [3]
+            assert list(view.read("s", after=3, limit=2)) == []
+            assert list(view.read("s", after=0, limit=0)) == []
+            assert [entry.position for entry in view.read_all(after=1, limit=3)] == [2, 3, 4]
+            assert list(view.read_all(after=5, limit=3)) == []
+            assert list(view.read_all(after=0, limit=0)) == []
+
+    def test_a_page_of_large_payloads_ends_early_and_never_empty(self) -> None:
+        large = LogRecorded("s", "k", payload="x" * (PAGE_BYTES + 1))
+        self.store.append("s", large, large)
+
+        with self.log.reading() as view:
+            assert [entry.version for entry in view.read("s", after=0, limit=9)] == [1]
+            assert [entry.position for entry in view.read_all(after=1, limit=9)] == [2]
+        assert len(list(self.store.read("s"))) == 2
+
+    def test_entries_come_back_as_they_were_inserted(self) -> None:
+        given = self.store.append(
+            "läuft 🏃",
+            LogRecorded("é", "\u2028", payload={"n": 2**53 - 1, "f": 0.1, "none": None, "deep": [[{}]], "": "\x7f"}),
+            key="schlüssel/1",
+            attempt=7,
+            meta={"trace": ["ü", 1]},
+            occurred_at=datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        )
+
+        assert self.everything() == [recorded.entry for recorded in given]
+        assert [recorded.entry for recorded in self.again().read("läuft 🏃")] == [item.entry for item in given]
+        with self.log.reading() as view:
+            assert view.keyed("läuft 🏃", "schlüssel/1") == given[0].entry
+            assert view.hash_at(1) == given[0].entry.hash
+
+    def test_streams_whose_names_differ_in_case_or_accents_are_different(self) -> None:
+        for stream in ("a", "A", "á", "a%", "a_"):
+            self.store.append(stream, Counted(), key="k")
+
+        assert [entry.version for entry in self.everything()] == [1] * 5
+
+    # --- wait and close -----------------------------------------------------------------------------------------
+
+    def test_waiting_for_what_stands_already_returns_at_once(self) -> None:
+        self.log.write(self._insert("s"))
+
+        assert self.log.wait(0, PATIENCE) is True
+        assert self.log.wait(1, 0) is False
+
+    def test_waiting_ends_when_another_handle_appends(self) -> None:
+        other = self.other()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self.log.wait, 0, PATIENCE)
+            other.append("s", Counted())
+
+            assert waiting.result(PATIENCE) is True
+
+    def test_closing_twice_does_nothing_the_second_time(self) -> None:
+        self.log.close()
+        self.log.close()
+
+    def test_a_closed_log_says_so(self) -> None:
+        stream = self.store.stream("s", COUNT)
+        stream.append(Counted())
+        self.log.close()
+
+        for use in (
+            lambda: self.log.write(self._insert("s")),
+            lambda: self.log.reading().__enter__(),
+            lambda: stream.append(Counted()),
+            stream.refresh,
+            lambda: next(self.store.read("s")),
+            lambda: next(self.store.read_all()),
+            lambda: next(self.store.follow()),
+            self.store.head,
+        ):
+            raises(StoreClosed, use)
+        assert len(list(self.again().read("s"))) == 1
+
+    def test_reopening_finds_everything_and_goes_on(self) -> None:
+        self.store.append("s", Counted(2), Counted(3), key="k")
+        before, head = self.everything(), self.store.head()
+
+        store = self.again()
+
+        assert self.everything() == before
+        assert store.head() == head
+        assert store.stream("s", COUNT).state == Count(CountPhase.OPEN, 5)
+        assert store.append("s", Counted())[0].position == 3
+        assert [recorded.position for recorded in store.append("s", Counted(2), Counted(3), key="k")] == [1, 2]
