@@ -109,7 +109,7 @@ class SQLiteLog:
         self._connection = self._open()
         try:
             self._prepare()
-            self.id: str = self._identity()
+            self.id: str = self._identity(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -149,7 +149,7 @@ class SQLiteLog:
         try:
             if schema_version(connection, self.url):
                 connection.execute("BEGIN")
-                log_id = connection.execute("SELECT id FROM log").fetchone()[0]
+                log_id = self._identity(connection)
                 loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
             else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
                 loss = self._witness.all_gone(witness) if self._path.stat().st_size else None
@@ -187,9 +187,9 @@ class SQLiteLog:
         except sqlite3.Error as error:
             raise explained(error, self.url, self._busy_timeout) from error
 
-    def _identity(self) -> str:
+    def _identity(self, connection: sqlite3.Connection) -> str:
         try:
-            row = self._connection.execute("SELECT id FROM log").fetchone()
+            row = connection.execute("SELECT id FROM log").fetchone()
         except sqlite3.Error as error:
             raise explained(error, self.url, self._busy_timeout) from error
         if row is None:
@@ -260,8 +260,11 @@ class SQLiteLog:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""
         with self.reading() as view:
             found = [row[0] for row in view.execute("PRAGMA integrity_check(100)")]
+            # Reading begins at position 1, so an entry put before it would be in its stream and in no walk of the log.
+            hidden = view.execute("SELECT count(*) FROM events WHERE position < 1").fetchone()[0]
             missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
-        return [*missing, *([] if found == ["ok"] else found)]
+        forged = [f"{hidden} entries stand before position 1: somebody put them in"] if hidden else []
+        return [*missing, *forged, *([] if found == ["ok"] else found)]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -317,7 +320,7 @@ class SQLiteLog:
             if isinstance(error, sqlite3.Error):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
-        if not connection.in_transaction:  # a job that swallowed the disk's error: SQLite has undone everything before it
+        if not connection.in_transaction:  # the job swallowed a disk's error, for which SQLite undid everything
             raise CannotOpen(self.url, "the disk failed while it was written, and nothing was written; try again")
         try:
             connection.execute("COMMIT")

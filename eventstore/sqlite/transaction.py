@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
 from eventstore.log import Census, Entry, Head
 from eventstore.sqlite.driver import SQLITE_VERSION
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from eventstore.sqlite.driver import sqlite3
 
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
+_FULL = 2**63
+_DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
+"""Microseconds since 1970 of the years 1 to 9999."""
 
 
 class SQLiteTransaction:
@@ -30,7 +34,11 @@ class SQLiteTransaction:
     def head(self) -> Head:
         """See `log.Reading`."""
         row = self.execute("SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
-        return Head(0, self._genesis, 0) if row is None else Head(*row)
+        if row is None:
+            return Head(0, self._genesis, 0)
+        if row[2] not in _DATES:  # or whatever is appended would inherit it
+            raise UnreadableEntry(row[0], "a stream", "an entry", "its time is no date")
+        return Head(*row)
 
     def version(self, stream: str) -> int:
         """See `log.Reading`."""
@@ -63,7 +71,7 @@ class SQLiteTransaction:
             f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND key = ?",  # noqa: S608
             (stream, key),
         ).fetchone()
-        return None if row is None else Entry(*row)
+        return None if row is None else _entry(row)
 
     def hash_at(self, position: int) -> bytes | None:
         """See `log.Reading`."""
@@ -84,6 +92,9 @@ class SQLiteTransaction:
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
+        if entries[-1].position >= _FULL:
+            reason = "no place is left behind it, so somebody forged it"
+            raise UnreadableEntry(entries[0].position - 1, "a stream", "an entry", reason)
         self.last = entries[-1]
         self.executemany(
             f"INSERT INTO events({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
@@ -107,11 +118,25 @@ class SQLiteTransaction:
             self.execute("RELEASE part")
 
 
+def _entry(row: Any) -> Entry:
+    """The entry of a row.
+
+    Raises:
+        UnreadableEntry: it holds what no program of ours writes, whoever did.
+    """
+    entry = Entry(*row)
+    if type(entry.data) is not str:
+        raise UnreadableEntry(entry.position, entry.stream, entry.type, "its payload is no JSON")
+    if entry.recorded_at not in _DATES or (entry.occurred_at is not None and entry.occurred_at not in _DATES):
+        raise UnreadableEntry(entry.position, entry.stream, entry.type, "its time is no date")
+    return entry
+
+
 def _page(cursor: Any) -> list[Entry]:
     page: list[Entry] = []
     size = 0
     for row in cursor:
-        page.append(Entry(*row))
+        page.append(_entry(row))
         size += len(row[-1])
         if size > PAGE_BYTES:
             break
