@@ -38,7 +38,7 @@ from attrs import define, field, frozen
 
 import projections
 from eventstore.errors import EventStoreError, OutcomeUnknown, Waiting
-from eventstore.exchange import import_lines
+from eventstore.exchange import export_lines, import_lines
 from eventstore.files import OperatingSystem
 from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
@@ -259,6 +259,8 @@ class Bench:
         self.worker: Any = None
         self.attempt: Any = None
         self.left = False
+        self.told: bool | None = None
+        """What the call itself said of an unknown outcome."""
         self.effects: list[Any] = []
         self._numbers = itertools.count(1)
         self.processes = {1: 1}
@@ -397,6 +399,20 @@ def _examined(bench: Bench) -> None:
     bench.runs.store.log.examine()
 
 
+def _left_unknown(bench: Bench) -> None:
+    """An append whose sync failed: its frames stand in the WAL, and may or may not count."""
+    bench.disk.armed, bench.disk.fault = True, Fault(-1, "sync", "EIO", stays=True)
+    with suppress(OutcomeUnknown):
+        bench.runs.store.append("notes", LINE)
+    bench.disk.mend()
+    bench.disk.asked.clear()
+
+
+def _settled(bench: Bench) -> None:
+    (unknown,) = bench.ledger.unknown
+    bench.told = bench.runs.store.resolve(unknown)
+
+
 def _expired(bench: Bench) -> None:
     bench.time += 10_000_000
 
@@ -443,7 +459,10 @@ CALLS = (
     Call("recover", lambda b: b.worker.recover(), lambda b: (b.claims("deploy"), _died(b))),
     Call("rebuild", lambda b: b.runs.rebuild()),
     Call("check", lambda b: b.runs.check()),
+    Call("verify", lambda b: b.runs.verify()),
     Call("import", _imported),
+    Call("export", lambda b: list(export_lines(b.runs.store)), lambda b: b.connect_again(), options={"cache": 1}),
+    Call("resolve an unknown outcome", _settled, _left_unknown),
     Call("read", _looked, lambda b: b.connect_again(), options={"cache": 1}),
     Call("facts, examine", _examined, lambda b: b.connect_again(), options={"cache": 1}),
     Call("close", lambda b: b.runs.close(), closes=True),
@@ -516,6 +535,8 @@ def _perform(
     if opened:
         for unknown in bench.ledger.unknown:
             answers[unknown.position, unknown.hash] = _resolve(bench, unknown)
+        if bench.told is not None and {*answers.values()} != {bench.told}:
+            wrong.append("resolve changed its mind once the disk was mended")
         try:
             bench.runs.store.append("probe", LINE)
             entries = _entries(bench.runs)
