@@ -459,6 +459,10 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
     "RebuildSuperseded": {"name": "workflow_runs"},
     "CannotOpen": {"reason": "it is a SQLite database of another program; choose another name"},
     "NewerDatabase": {"known": 1},
+    "OutcomeUnknown": {"reason": "database or disk is full", "hash": None},
+    "LostTail": {"expected": 1041, "found": 1038, "kept": "agent.db-wal.lost-1041"},
+    "WorkerClosed": {"worker": "laptop:5f3a9c21"},
+    "CallFailed": {"output": "no route to host"},
 }  # fmt: skip
 
 

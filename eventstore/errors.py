@@ -37,6 +37,8 @@ This module imports nothing of the package, so that every room may raise from it
     ├── LostTail                acknowledged entries are gone
     ├── ForkedStore             a handle was carried into a child process
     ├── StoreClosed             the handle was closed
+    ├── WorkerClosed            the worker was closed and takes up nothing more
+    ├── CallFailed              the call that is asked for again returned with an error
     ├── Waiting                 a question is unanswered: leave the block, the run is parked
     └── Unreturned              a call began in an earlier attempt and nobody knows how it ended
 """
@@ -207,7 +209,7 @@ class CallNotOpen(Refused):
     call_id: str
 
     def __str__(self) -> str:
-        return f"call {self.call_id} of {self.stream} was never opened; append its ToolCalled first"
+        return f"call {self.call_id} of {self.stream} was never opened; `runfold show {self.stream}` lists its calls"
 
 
 @define(eq=False)
@@ -504,6 +506,28 @@ class StoreClosed(EventStoreError):
 
     def __str__(self) -> str:
         return "this store was closed; connect again"
+
+
+@define(eq=False)
+class WorkerClosed(EventStoreError):
+    """The worker was closed; it takes up nothing more."""
+
+    worker: str
+
+    def __str__(self) -> str:
+        return f"the worker {self.worker} was closed and takes up nothing more; make a new one with runs.worker(…)"
+
+
+@define(eq=False)
+class CallFailed(EventStoreError):
+    """The call that is asked for again returned with an error, which `output` tells."""
+
+    stream: str
+    call_id: str
+    output: Any
+
+    def __str__(self) -> str:
+        return f"call {self.call_id} of {self.stream} returned with an error, which stands: {self.output!r}"
 
 
 @define(eq=False)

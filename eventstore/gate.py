@@ -18,7 +18,7 @@ import orjson
 from attrs import frozen
 
 from eventstore.codec import Codec, Recorded, Upcaster
-from eventstore.errors import ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
+from eventstore.errors import Fenced, ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
 from eventstore.integrity import chain
 from eventstore.limits import MAX_BATCH, MAX_INTEGER, PAGE, check_name
 from eventstore.log import Entry, Head, Reading, Writing
@@ -234,6 +234,20 @@ class Gate:
         if kind not in machine.events:
             raise ForeignEvent(recorded.stream, recorded.type, machine.name, self._owner[kind].name)
         return Folded(machine, recorded.version, machine.judge(state, recorded))
+
+    def refence(self, view: Folded[S], recorded: Recorded) -> None:
+        """On replay: the attempt that an entry bears must be the one that the fence gave, or would have given it.
+
+        Raises:
+            Fenced: it is another.
+        """
+        machine = self.fixed(view, recorded.kind).machine if recorded.kind else None
+        if machine is None or machine.fence is None or recorded.kind not in machine.events:
+            return
+        state = view.state if view.machine else machine.initial
+        given = machine.fence(state, recorded.stream, recorded.kind, recorded.attempt, None)
+        if given != recorded.attempt:
+            raise Fenced(recorded.stream, recorded.type, recorded.attempt, given or 0, str(state.phase))
 
     def fixed(self, view: Folded[S], kind: type) -> Folded[S]:
         """A stream's first event that belongs to a machine fixes it."""

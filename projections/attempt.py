@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from attrs import frozen
 
 from eventstore.errors import (
+    CallFailed,
     CannotOpen,
     DatabaseBusy,
     DigestMismatch,
@@ -171,7 +172,9 @@ class Attempt:
     ) -> Json:
         """Make a tool call once: written down, then `do(input)`, then its output written down.
 
-        A call that returned in an earlier attempt gives the recorded output, and `do` is not called.
+        A call that returned in an earlier attempt gives the recorded output, and one whose approval came with a result
+        gives that; `do` is then not called. What `do` raises goes on, and the call stays open: whether the tool did
+        something before it raised, only the caller can know.
 
         Args:
             call_id: the caller's own name for it, the same in each attempt; also an idempotency key for the tool.
@@ -185,6 +188,7 @@ class Attempt:
 
         Raises:
             Unreturned: it began before, never returned, and `repeat` is False.
+            CallFailed: it returned before, or was settled, with an error; the error holds its output.
             DigestMismatch: the call id stands for another tool or input.
             QuestionOpen, NotApproved: it was asked about, and not approved.
             Fenced: another attempt began, or the run ended.
@@ -197,16 +201,33 @@ class Attempt:
             if bound != (wanted := digest(tool, input)):
                 raise DigestMismatch(self.run_id, call_id, bound, wanted)
             if call.returned is not None:
-                (returned,) = self._stream.read(after=call.returned - 1, limit=1)
-                return returned.event.output
-            if not repeat:
-                raise Unreturned(self.run_id, call_id, call.attempt)
-        if call is None or call.attempt != self.number:
-            self.append(ToolCalled(call_id, tool, input))
-        else:
+                return self._returned(call_id, call.returned)
+        mine = call is not None and call.attempt == self.number
+        opening = () if mine else (ToolCalled(call_id, tool, input),)
+        if (given := self._given(state, call_id)) is not None:
+            return self.append(*opening, ToolReturned(call_id, given))[-1].event.output
+        if call is not None and not repeat:
+            raise Unreturned(self.run_id, call_id, call.attempt)
+        if mine:
             self._may_repeat(state, call_id)
+        self.append(*opening)
         (returned,) = self.append(ToolReturned(call_id, do(input)))
         return returned.event.output
+
+    def _returned(self, call_id: str, version: int) -> Json:
+        (recorded,) = self._stream.read(after=version - 1, limit=1)
+        event: ToolReturned = recorded.event
+        if event.is_error:
+            raise CallFailed(self.run_id, call_id, event.output)
+        return event.output
+
+    def _given(self, state: RunState, call_id: str) -> Json:
+        """The result that a person gave with an approval, in place of the call."""
+        question = state.questions.get(call_id)
+        if question is None or question.decision != "approved" or question.resolved is None:
+            return None
+        (resolved,) = self._stream.read(after=question.resolved - 1, limit=1)
+        return resolved.event.result
 
     def _may_repeat(self, state: RunState, call_id: str) -> None:
         """A call that this very attempt opened is not opened again; what the gate would say is said here."""

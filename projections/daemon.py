@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from eventstore.errors import InvalidArgument, Refused, StoreClosed
+from eventstore.errors import InvalidArgument, Refused, StoreClosed, WorkerClosed
 from eventstore.limits import check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
@@ -182,6 +182,8 @@ class Worker:
         Returns:
             An attempt, begun and durable; None if there was nothing to take up.
         """
+        if self._closed.is_set():
+            raise WorkerClosed(self.id)
         wanted = None if workflows is None else tuple(workflows)
         deadline = self._system.monotonic() + wait
         while True:

@@ -103,7 +103,9 @@ class Replay:
         name = recorded.stream
         folded = self._streams.pop(name, None) or self._again(transaction, recorded)
         try:
-            folded = self._store.gate.admit(folded, recorded)
+            admitted = self._store.gate.admit(folded, recorded)
+            self._store.gate.refence(folded, recorded)
+            folded = admitted
         except (Refused, UnreadableEntry) as error:
             folded = attrs.evolve(folded, version=recorded.version)
             self._left_out.setdefault(name, set()).add(recorded.version)

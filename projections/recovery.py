@@ -83,7 +83,7 @@ def take(state: RunState, worker: str, now: datetime, *, dead: bool, max_crashes
             # An operator is waited for until no call is left of which nobody knows how it ended.
             if state.waiting_for == "operator" and state.unreturned:
                 return ()
-            return (RunResumed(worker, reason=f"no longer waits for {state.waiting_for}"),)
+            return (RunResumed(worker, reason=f"had waited for {state.waiting_for}"),)
         case Phase.QUEUED if state.interrupt_requested:
             return RunStarted(worker), RunInterrupted(reason="interrupt requested while queued")
         case Phase.QUEUED if not _too_early(state.not_before, now):
@@ -119,6 +119,9 @@ class Recovery:
             )
             if ids
         ]
-        lines.append(f"{self.running} held by a living worker" if self.running else "nothing else is running")
+        if self.running:
+            lines.append(f"{self.running} held by a living worker")
+        if not lines:
+            return "nothing to recover"
         head = "would recover" if self.dry_run else "recovered"
         return f"{head}: " + "; ".join(lines)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from eventstore.errors import InvalidArgument, QueueFull, Refused, RunNotFound
+from eventstore.errors import InvalidArgument, QuestionUnknown, QueueFull, Refused, RunNotFound
 from eventstore.limits import check_name
 from eventstore.workflow import (
     RUN,
@@ -179,7 +179,7 @@ class Runs:
             by: who decides.
             comment: for people.
             input: an edited input; the decision is then bound to that.
-            result: the call's result itself, given by the person.
+            result: the call's result itself, given by the person; `call` then gives it, and makes no call.
             key: deciding again with the same key and content gives the decision that stands.
 
         Raises:
@@ -190,6 +190,8 @@ class Runs:
             raise InvalidArgument("decision", decision, "must be 'approved' or 'denied'")
         event = ConfirmationResolved(call_id, decision, by, comment, input, result)
         stream = self._stream(run_id)
+        if stream.state.phase in (Phase.QUEUED, Phase.STARTED, Phase.PAUSED) and call_id not in stream.state.questions:
+            raise QuestionUnknown(run_id, call_id)
         expired = [late for late in overdue(stream.state, self._system.now()) if late == ConfirmationExpired(call_id)]
         if expired:
             with suppress(Refused):  # somebody else decided it, or ended the run, a moment ago
@@ -202,7 +204,7 @@ class Runs:
         """Say how a call ended that began and never returned; a run that waits for an operator may then go on.
 
         Args:
-            run_id: a paused run.
+            run_id: a paused run, or one whose worker died.
             call_id: of the call, as `Unreturned` and `runfold show` name it.
             output: what the tool gave, or would have given; any JSON.
             is_error: whether it failed.
@@ -210,9 +212,17 @@ class Runs:
 
         Raises:
             CallNotOpen, CallReused: there is no such call, or it returned.
-            RunNotFound, IllegalTransition, Fenced: there is no such run, it ended, or a worker holds it.
+            RunNotFound, IllegalTransition, InvalidArgument: there is no such run, it ended, or a worker holds it.
         """
-        return self._stream(run_id).append(ToolReturned(call_id, output, is_error), key=key)[0]
+        stream = self._stream(run_id)
+        state = stream.state
+        attempt = None
+        if state.phase is Phase.STARTED:
+            if not self._presence.dead([state.worker]):
+                reason = f"is in the hands of the living worker {state.worker}, which says itself how its calls end"
+                raise InvalidArgument("run_id", run_id, reason)
+            attempt = state.attempt  # in the place of the worker that died in the middle of it
+        return stream.append(ToolReturned(call_id, output, is_error), attempt=attempt, key=key)[0]
 
     def cancel(self, run_id: str, *, by: str, reason: str | None = None, key: str | None = None) -> Recorded:
         """End a run from outside, at once; its worker is fenced off.

@@ -6,14 +6,18 @@ from datetime import timedelta
 
 import pytest
 
+import projections
 from eventstore.errors import (
+    CallFailed,
     CallReused,
     DigestMismatch,
     Fenced,
+    InvalidArgument,
     NotApproved,
     QuestionOpen,
     Unreturned,
     Waiting,
+    WorkerClosed,
 )
 from eventstore.workflow import (
     CheckpointSaved,
@@ -503,3 +507,53 @@ def test_an_append_is_whole_or_absent(attempt, runs):
     with pytest.raises(Fenced):
         attempt.append(MessageRecorded("user", 1), RunCompleted(), RunPaused("time"))
     assert types(runs) == before
+
+
+# --- what people and operators gave in place of a call --------------------------------------------------------------
+
+
+def never(_input):
+    raise AssertionError("the tool was called")
+
+
+def test_a_result_that_came_with_the_approval_stands_in_place_of_the_call():
+    with projections.connect("memory:") as runs, runs.worker("w") as worker:
+        runs.submit("deploy", run_id="run-1")
+        with worker.claim() as attempt:
+            attempt.ask("c1", "ship", 1)
+        runs.resolve("run-1", "c1", "approved", by="alice", result="did it by hand")
+        with worker.claim() as attempt:
+            answer = attempt.ask("c1", "ship", 1)
+
+            assert attempt.call("c1", "ship", answer.input, never) == "did it by hand"
+            assert attempt.unreturned == ()
+
+
+def test_a_call_that_was_settled_as_failed_raises_and_is_not_made_again():
+    with projections.connect("memory:") as runs, runs.worker("w") as worker:
+        runs.submit("deploy", run_id="run-1")
+        with worker.claim() as attempt:
+            attempt.append(ToolCalled("c1", "ship", 1), RunPaused("operator"))
+        runs.settle("run-1", "c1", "no route", is_error=True)
+        with worker.claim() as attempt, pytest.raises(CallFailed) as caught:
+            attempt.call("c1", "ship", 1, never)
+
+    assert caught.value.output == "no route"
+
+
+def test_a_call_of_a_dead_worker_may_be_settled_and_one_of_a_living_worker_may_not():
+    with projections.connect("memory:") as runs, runs.worker("w") as worker:
+        runs.submit("deploy", run_id="run-1")
+        worker.claim().append(ToolCalled("c1", "ship", 1))
+        with pytest.raises(InvalidArgument, match="in the hands of the living worker"):
+            runs.settle("run-1", "c1", "shipped")
+        worker.close()
+
+        runs.settle("run-1", "c1", "shipped")
+
+        with pytest.raises(WorkerClosed):
+            worker.claim()
+        with runs.worker("next") as other, other.claim() as attempt:
+            assert attempt.call("c1", "ship", 1, never) == "shipped"
+        assert runs.workflow_runs.get("run-1").crashes == 1
+        assert runs.check().ok

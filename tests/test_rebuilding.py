@@ -71,8 +71,8 @@ def put(world, runs, projection, **changed):
     world.log().write(job)
 
 
-def tamper(world, *entries, stream="run-1"):
-    forge(world.log(), *entries, stream=stream)
+def tamper(world, *entries, stream="run-1", attempt=1):
+    forge(world.log(), *entries, stream=stream, attempt=attempt)
 
 
 # --- rebuild --------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_stream_that_fell_out_of_memory_is_judged_as_if_it_had_not(world, runs
     tamper(world, ("RunQueued", '{"workflow":"again"}'), stream="run-2")
     tamper(world, ("RunDescribed", '{"title":"one"}'))
     tamper(world, ("RunDescribed", '{"title":"two"}'), stream="run-2")
-    tamper(world, ("RunResumed", '{"worker":"w2"}'), stream="run-2")
+    tamper(world, ("RunResumed", '{"worker":"w2"}'), stream="run-2", attempt=2)
 
     report = runs.rebuild(skip_invalid=True)
 

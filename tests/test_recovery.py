@@ -229,4 +229,4 @@ def test_a_report_prints_well():
         "recovered: to be resumed: c, d; interrupted: a; crashed once too often: b; questions expired: e c1; "
         "2 held by a living worker"
     )
-    assert str(Recovery(dry_run=True)) == "would recover: nothing else is running"
+    assert str(Recovery(dry_run=True)) == "nothing to recover"

@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import sqlite3
 
+import attrs
 import pytest
 
 import projections
 from eventstore.errors import CannotOpen, LostTail
-from eventstore.integrity import Witness
+from eventstore.integrity import Witness, chain
 from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import RUN, MessageRecorded, RunCompleted, RunQueued, RunStarted
 
@@ -108,26 +109,35 @@ def test_a_row_altered_by_hand_is_found_with_what_to_do(path):
     assert "runfold rebuild" in finding.remedy
 
 
-def test_an_entry_that_its_machine_refuses_is_found(path):
-    """A whole chain, rightly hashed, of something that may not happen: only the machine can tell."""
+def forge(path, **changes):
+    """Append behind the gate's back, rightly chained: only the machine can tell."""
     with projections.connect(path) as runs:
         good = next(runs.store.read("run-0", after=3)).entry
 
         def job(transaction):
-            import attrs
-
-            from eventstore.integrity import chain
-
             head = transaction.head()
-            entry = attrs.evolve(good, position=head.position + 1, version=5, type="RunStarted", data='{"worker":"w"}')
-            entry = attrs.evolve(entry, recorded_at=head.recorded_at)
+            entry = attrs.evolve(good, position=head.position + 1, recorded_at=head.recorded_at, **changes)
             transaction.insert([attrs.evolve(entry, hash=chain(head.hash, entry))])
 
         runs.store.write(job)
 
+
+def test_an_entry_that_its_machine_refuses_is_found(path):
+    forge(path, version=5, type="RunStarted", data='{"worker":"w"}')
+
     (finding,) = found(path, "machine")
     assert finding.position == 13
     assert "cannot take RunStarted" in finding.fact
+
+
+def test_an_entry_under_an_attempt_that_was_never_begun_is_found(path):
+    with projections.connect(path) as runs:
+        runs.store.stream("live", RUN).append(RunQueued("deploy"), RunStarted("w"))
+    forge(path, stream="live", version=3, type="MessageRecorded", attempt=7, data='{"role":"user"}')
+
+    (finding,) = found(path, "machine")
+    assert finding.position == 15
+    assert "attempt 7 of live may not write MessageRecorded" in finding.fact
 
 
 # --- the witness ----------------------------------------------------------------------------------------------------

@@ -90,14 +90,14 @@ class World:
             thing.close()
 
 
-def forge(log, *entries, stream="run-1"):
+def forge(log, *entries, stream="run-1", attempt=1):
     """Put (type, JSON) entries straight into a log, past store and gate, as no program would."""
 
     def job(transaction):
         head = transaction.head()
         version = transaction.version(stream)
         transaction.insert([
-            Entry(head.position + number, stream, version + number, kind, head.recorded_at, None, 1, None,
+            Entry(head.position + number, stream, version + number, kind, head.recorded_at, None, attempt, None,
                   hashlib.sha256(head.hash + bytes([number])).digest(), None, data)
             for number, (kind, data) in enumerate(entries, start=1)
         ])  # fmt: skip

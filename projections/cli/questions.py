@@ -195,4 +195,4 @@ def settle(runs: Runs, run: str, call: str, returned: Json, is_error: bool, as_j
     if as_json:
         output.document(output.event(recorded))
     else:
-        output.say(f"{call} of {run} is settled; the run goes on when every open call is")
+        output.say(f"{call} of {run} is settled; once no call of it is open, the next worker goes on with the run")
