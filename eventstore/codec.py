@@ -358,7 +358,10 @@ def _unstructure_function(kind: type, converter: cattrs.Converter) -> Callable[[
     compound = {field.name for field in attrs.fields(kind) if type(field.default) not in _PLAIN} & json_fields
     hooks = {name: override(unstruct_hook=_untouched, omit_if_default=name not in compound) for name in json_fields}
     without_defaults: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(
-        kind, converter, _cattrs_omit_if_default=True, **hooks  # type: ignore[arg-type]
+        kind,
+        converter,
+        _cattrs_omit_if_default=True,
+        **hooks,  # type: ignore[arg-type]
     )
 
     def unstructure(event: Any) -> dict[str, Any]:

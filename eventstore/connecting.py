@@ -39,9 +39,7 @@ def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
     return SQLiteLog((rest.removeprefix("/") or rest) if separator else name, **options)
 
 
-def connect(
-    url: str | PathLike[str] | Log, *, machines: Sequence[Machine[Any]] = (RUN,), **options: Any
-) -> EventStore:
+def connect(url: str | PathLike[str] | Log, *, machines: Sequence[Machine[Any]] = (RUN,), **options: Any) -> EventStore:
     """A store without projections: the write side alone.
 
     Args:

@@ -469,8 +469,8 @@ class OutcomeUnknown(EventStoreError):
 
     def __str__(self) -> str:
         return (
-            f"{self.url}: the commit failed ({self.reason}) and nobody knows yet whether it stands; mend the disk, then "
-            "append again under the same key, or ask store.resolve(error)"
+            f"{self.url}: the commit failed ({self.reason}) and nobody knows yet whether it stands; mend the disk, "
+            "then append again under the same key, or ask store.resolve(error)"
         )
 
 

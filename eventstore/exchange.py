@@ -310,7 +310,9 @@ class _Import:
             differs = f"is {standing.type} and not {draft.type}"
         elif draft.key is not None and draft.key != entry.key:
             differs = f"bears the key {entry.key!r} and not {draft.key!r}"
-        elif not (same_json(entry.data, draft.data) or same_json(self._store.gate.codec.encode(standing.event), draft.data)):
+        elif not any(
+            same_json(data, draft.data) for data in (entry.data, self._store.gate.codec.encode(standing.event))
+        ):
             differs = "holds other data"  # an older stored shape was compared in its present one
         else:
             return

@@ -41,7 +41,7 @@ class Files(Protocol):
         """Open a file for overwriting; it is made if it is not there."""
 
     def put(self, path: Path, data: bytes) -> None:
-        """Make or replace a file whole: after a cut it holds the old bytes or the new ones, and once this returned the new."""
+        """Make or replace a file whole: a cut leaves the old bytes or the new ones, and once this returned the new."""
 
 
 class _Descriptor:
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def boot_id() -> str:
-    """This boot of the machine, "" where the system does not tell."""
+    """Name this boot of the machine, "" where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

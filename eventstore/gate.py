@@ -3,7 +3,7 @@
 In this order: payload, key, fence, version, machine. The payload is judged before the write transaction, the rest
 inside it, on the state as it stands there; so each caller is judged on the results of all before it, and a conflict
 is no refusal but a state that is a little newer. What may happen is said by the machine, how events are spelled by the
-codec; here both are put in front of a backend's `insert`. Streams, imports and rebuilds come through here; users do not.
+codec; here both are put in front of a backend's `insert`. Streams, imports and rebuilds come through here.
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ def check_name(what: str, value: str, *, slashes: bool = False) -> str:
 
 
 def check_range(after: int, limit: int | None) -> None:
+    """A place and a limit that a reader may ask for.
+
+    Raises:
+        InvalidArgument: one of them is negative.
+    """
     if after < 0:
         raise InvalidArgument("after", after, "must be 0 (before the first) or a place that was read")
     if limit is not None and limit < 0:

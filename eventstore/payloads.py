@@ -134,6 +134,7 @@ WORDS = {
 
 
 def described(value: object) -> str:
+    """What a value is, in JSON's words."""
     kind = type(value)
     name = kind.__name__
     return WORDS.get(kind) or (f"an {name}" if name[0].lower() in "aeiou" else f"a {name}")

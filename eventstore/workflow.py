@@ -392,16 +392,18 @@ class RunState:
 # --- fence --------------------------------------------------------------------------------------------------------
 
 _BEGIN = frozenset({RunStarted, RunResumed})
-_OUTSIDE = frozenset({
-    RunQueued,
-    RunDropped,
-    RunCancelled,
-    InterruptRequested,
-    RunDescribed,
-    RunConfigured,
-    ConfirmationResolved,
-    ConfirmationExpired,
-})
+_OUTSIDE = frozenset(
+    {
+        RunQueued,
+        RunDropped,
+        RunCancelled,
+        InterruptRequested,
+        RunDescribed,
+        RunConfigured,
+        ConfirmationResolved,
+        ConfirmationExpired,
+    }
+)
 _FINAL_PHASES = frozenset(_FINAL.values())
 
 
@@ -549,9 +551,7 @@ def _ended(state: RunState, recorded: Recorded) -> RunState:
 def _called(state: RunState, recorded: Recorded) -> RunState:
     event: ToolCalled = recorded.event
     call = Call(digest(event.tool, event.input), recorded.attempt or state.attempt, recorded.version)
-    return changed(
-        state, calls=state.calls.insert(event.call_id, call), unreturned=state.unreturned | {event.call_id}
-    )
+    return changed(state, calls=state.calls.insert(event.call_id, call), unreturned=state.unreturned | {event.call_id})
 
 
 def _returned(state: RunState, recorded: Recorded) -> RunState:
@@ -595,9 +595,7 @@ def _expired(state: RunState, recorded: Recorded) -> RunState:
 
 
 def _answered(state: RunState, call_id: str, question: Question) -> RunState:
-    return changed(
-        state, questions=state.questions.insert(call_id, question), unanswered=state.unanswered - {call_id}
-    )
+    return changed(state, questions=state.questions.insert(call_id, question), unanswered=state.unanswered - {call_id})
 
 
 def _interrupt_requested(state: RunState, _recorded: Recorded) -> RunState:

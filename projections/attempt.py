@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from attrs import frozen
@@ -100,7 +100,9 @@ class Attempt:
     keeps it and says it before its next claim: a run is not stuck because a disk was full for a while.
     """
 
-    def __init__(self, stream: Stream[RunState], system: System, done: Callable[[Callable[[], None] | None], None]) -> None:
+    def __init__(
+        self, stream: Stream[RunState], system: System, done: Callable[[Callable[[], None] | None], None]
+    ) -> None:
         self._stream = stream
         self._system = system
         self._done = done
@@ -168,7 +170,13 @@ class Attempt:
         return self._stream.append(*events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at)
 
     def call(
-        self, call_id: str, tool: str, input: Json, do: Callable[[Json], Json], *, repeat: bool = False  # noqa: A002
+        self,
+        call_id: str,
+        tool: str,
+        input: Json,  # noqa: A002 - the event's own field name
+        do: Callable[[Json], Json],
+        *,
+        repeat: bool = False,
     ) -> Json:
         """Make a tool call once: written down, then `do(input)`, then its output written down.
 
@@ -304,7 +312,7 @@ class Attempt:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
-        unsaid: Callable[[], None] | None = lambda: self._leave(error)
+        unsaid: Callable[[], None] | None = partial(self._leave, error)
         try:
             if not (isinstance(error, Fenced) and error.stream == self.run_id):
                 self._leave(error)

@@ -282,4 +282,3 @@ class Worker:
 def stop_on_sigterm(stop: Callable[[], None]) -> None:
     """Call `stop` when the process is asked to end (SIGTERM). Only the main thread may set this up."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop())
-

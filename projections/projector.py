@@ -70,7 +70,7 @@ class RowFold(Generic[R]):
         self._held: dict[Values, tuple[R | None, Values | None]] = {}
         self._touched: set[Values] = set()
         self.asking = False
-        """Whether the table backend was asked and has not answered: what is raised then is the store's, no projection's."""
+        """Whether the backend was asked and has not answered: what is raised then is the store's, no projection's."""
 
     def fold(self, recorded: Recorded) -> None:
         """Fold one event; others than the projection's own are passed over.
@@ -247,9 +247,7 @@ class Projector:
         if moved:
             self.move(transaction, *moved)
 
-    def _along(
-        self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded
-    ) -> CursorRow:
+    def _along(self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded) -> CursorRow:
         while cursor.position < last.position and cursor.halted_at is None:
             cursor, more = self._step(transaction, projection, cursor, SMALL_GAP)
             if not more:

@@ -110,9 +110,7 @@ class Replay:
             folded = attrs.evolve(folded, version=recorded.version)
             self._left_out.setdefault(name, set()).add(recorded.version)
             phase = str(folded.state.phase)
-            raise ReplayRefused(
-                recorded.position, name, recorded.version, phase, recorded.type, str(error)
-            ) from error
+            raise ReplayRefused(recorded.position, name, recorded.version, phase, recorded.type, str(error)) from error
         finally:
             self._streams[name] = folded
             if len(self._streams) > REMEMBERED_STREAMS:
@@ -161,9 +159,7 @@ class Rebuilder:
         self._projector = projector
         self._tables = projector.tables
 
-    def rebuild(
-        self, *names: str, skip_invalid: bool = False, progress: Progress | None = None
-    ) -> Report:
+    def rebuild(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Make tables anew from the log alone; all of them unless named.
 
         Args:

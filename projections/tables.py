@@ -104,9 +104,7 @@ class Table(Generic[R]):
     indexes: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
-    def of(
-        cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()
-    ) -> Table[R]:
+    def of(cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()) -> Table[R]:
         """Declare a table from an attrs class."""
         attrs.resolve_types(row)  # type: ignore[type-var]
         return cls(name, row, key, tuple(_column(item) for item in attrs.fields(row)), indexes)  # type: ignore[arg-type]

@@ -145,4 +145,5 @@ def _of_report(report: Report, kept: list[Report]) -> list[Finding]:
         for item in report.listed_skipped
     ]
     differences = [Finding("tables", item.position or None, str(item), rebuild) for item in report.listed]
-    return [*skipped, *differences, *(Finding("tables", None, trouble, "the log itself is whole") for trouble in report.troubles)]
+    troubles = [Finding("tables", None, trouble, "the log itself is whole") for trouble in report.troubles]
+    return [*skipped, *differences, *troubles]

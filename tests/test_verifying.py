@@ -68,7 +68,7 @@ def test_an_empty_store_is_proved():
         "key = 'k'",
         "hash = randomblob(32)",
         "meta = '{}'",
-        "data = '{\"role\": \"user\", \"content\": \"other\"}'",
+        'data = \'{"role": "user", "content": "other"}\'',
     ],
 )
 def test_every_altered_column_of_an_entry_is_found_at_its_position(path, change):

@@ -1,7 +1,7 @@
 """A daemon that survives being killed: it asks before it ships, and never ships twice.
 
-    python daemon.py agent.db submit        # put one run into the queue
-    python daemon.py agent.db               # work until SIGTERM; kill -9 it as often as you like
+python daemon.py agent.db submit        # put one run into the queue
+python daemon.py agent.db               # work until SIGTERM; kill -9 it as often as you like
 """
 
 import sys
@@ -24,12 +24,11 @@ def perform(attempt: Attempt) -> None:
     with attempt:  # leaving by exception ends or parks the run
         state = attempt.checkpoint or {"step": 0, "messages": []}
         for step, (tool, action, risky) in enumerate(PLAN[state["step"] :], start=state["step"]):
-            if risky:
-                answer = attempt.ask(f"c{step}", tool, action, reason="touches production")
-                if answer.denied:
-                    continue
-                action = answer.input  # as it was asked about, or as the decision edited it
-            result = attempt.call(f"c{step}", tool, action, run_tool)
+            answer = attempt.ask(f"c{step}", tool, action, reason="touches production") if risky else None
+            if answer and answer.denied:
+                continue
+            # What was approved is the input as it was asked about, or as the decision edited it.
+            result = attempt.call(f"c{step}", tool, answer.input if answer else action, run_tool)
             state = {"step": step + 1, "messages": [*state["messages"], result]}
             attempt.append(CheckpointSaved(step=step + 1, state=state))
         attempt.append(RunCompleted(output=state["messages"][-1]))

@@ -132,13 +132,12 @@ class SQLiteLog:
         try:
             self._files.make(self._path)
         except OSError as error:
-            raise CannotOpen(self.url, f"it cannot be made ({error.strerror}); check the folder's permissions") from error
+            reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
+            raise CannotOpen(self.url, reason) from error
 
     def _open(self, mode: Mode | None = None) -> sqlite3.Connection:
         mode = mode or self._mode
-        return connection_to(
-            self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout
-        )
+        return connection_to(self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout)
 
     def _look_for_loss(self, *, accept_loss: bool) -> None:
         """Hold the witness, read first, against the head; through a connection that cannot write."""

@@ -45,7 +45,6 @@ CREATE TABLE log(id TEXT NOT NULL, settled INTEGER NOT NULL) STRICT
 )
 
 
-
 def _apply_schema(database: sqlite_utils.Database) -> None:
     for statement in SCHEMA:
         database.conn.execute(statement)
@@ -93,7 +92,7 @@ def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
         body = _body(sql or "")
         if name in known and body != known[name]:
-            raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore the file from a backup")
+            raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore a backup")
         if name not in known and kind in ("trigger", "view"):
             raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
 

@@ -1,4 +1,4 @@
-"""One connection inside a transaction: what the contract reads and writes, in SQL. No SQL about events stands elsewhere."""
+"""One connection inside a transaction: all SQL about events, and none of it stands elsewhere."""
 
 from __future__ import annotations
 

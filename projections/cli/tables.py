@@ -89,7 +89,8 @@ def verify(database: str, app: str | None, accept_loss: bool, as_json: bool) -> 
         verification = runs.verify(progress=progress)
     if as_json:
         found = {**attrs.asdict(verification, recurse=False), "ok": verification.ok}
-        output.document({**found, "head": {"position": verification.head.position, "hash": verification.head.hash.hex()}})
+        head = verification.head
+        output.document({**found, "head": {"position": head.position, "hash": head.hash.hex()}})
     else:
         for finding in verification.findings:
             output.say(output.clean(finding), style="red")

@@ -658,7 +658,6 @@ def _judged(folder: Path, ledger: Ledger, answers: dict[Place, bool | None], whe
     return wrong
 
 
-
 # --- all cases ------------------------------------------------------------------------------------------------------
 
 

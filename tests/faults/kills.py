@@ -394,9 +394,7 @@ class Supervisor:
             self._acknowledged += [(e.position, e.position, e.hash.hex()) for e in untold[1:]]
         self._allowed.clear()
         wrong += [f"the tool of {place} was called {n} times" for place, n in self._effects.items() if n > 1]
-        returned = {
-            (e.stream, json.loads(e.data)["call_id"]) for e in entries if e.type == "ToolReturned"
-        }
+        returned = {(e.stream, json.loads(e.data)["call_id"]) for e in entries if e.type == "ToolReturned"}
         wrong += [f"{place} returned, and its tool was never called" for place in returned - self._effects.keys()]
         keys = Counter((entry.stream, entry.key) for entry in entries if entry.key)
         wrong += [f"the key {key} stands twice" for key, number in keys.items() if number > 1]

@@ -56,7 +56,7 @@ _SET = ctypes.CFUNCTYPE(_I, _P, ctypes.c_char_p, _P)
 _GET = ctypes.CFUNCTYPE(_P, _P, ctypes.c_char_p)
 _OPEN_DIRECTORY = ctypes.CFUNCTYPE(_I, ctypes.c_char_p, ctypes.POINTER(_I))
 
-_METHODS = (
+_METHODS = (  # as sqlite3.h lists them
     "xClose xRead xWrite xTruncate xSync xFileSize xLock xUnlock xCheckReservedLock xFileControl xSectorSize "
     "xDeviceCharacteristics xShmMap xShmLock xShmBarrier xShmUnmap xFetch xUnfetch"
 ).split()
@@ -141,9 +141,9 @@ class Shim:
         return code
 
     def _delete(self, _vfs: int, name: bytes, sync: int) -> int:
-        if os.path.exists(name):  # noqa: PTH110
-            if (code := self.watcher(Operation("delete", name.decode()))) != SQLITE_OK:
-                return code
+        code = self.watcher(Operation("delete", name.decode())) if os.path.exists(name) else SQLITE_OK  # noqa: PTH110
+        if code != SQLITE_OK:
+            return code
         return self._base_delete(ctypes.addressof(self._base), name, sync)
 
     def _open_directory(self, name: bytes, out: object) -> int:
