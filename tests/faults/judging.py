@@ -45,6 +45,8 @@ class Promise:
     """Where the log may end: after any write that had begun."""
     opened: bool
     """Whether the log had come into being, and is the same from here on."""
+    accepted: bool = True
+    """Whether nothing is left of a loss that the record began with: somebody accepted it."""
     names: frozenset[str] = frozenset()
     """What else was promised, for the workload's own judge."""
 
@@ -80,6 +82,7 @@ def promises(record: Record) -> Iterator[Promise]:
     begun = frozenset([record.base])
     names: frozenset[str] = frozenset()
     opened = bool(record.start) and not record.lossy
+    accepted = not record.lossy
     for step in (None, *record.steps):
         if isinstance(step, Mark):
             if step.kind == "began" and step.write in ends:
@@ -87,13 +90,13 @@ def promises(record: Record) -> Iterator[Promise]:
             elif step.kind == "acknowledged":
                 floor = max(floor, step.position)
             elif step.kind == "opened":
-                opened = opened or full
+                opened, accepted = opened or full, True
             elif step.kind == "closed":
                 must, opened = floor, True
             elif step.kind == "promised":
                 names |= {step.name}
         must = floor if full else must
-        yield Promise(floor, must, begun, opened, names)
+        yield Promise(floor, must, begun, opened, accepted, names)
 
 
 @cache
@@ -121,7 +124,7 @@ def judge(folder: Path, files: Files, record: Record, promise: Promise, holds: H
             try:
                 _judge(folder / "agent.db", files, record, promise, verdict, holds)
             except LostTail:
-                if not record.lossy or promise.opened:
+                if promise.accepted:
                     raise
                 _judge(folder / "agent.db", files, record, promise, verdict, holds, accept_loss=True)
     except LostTail as error:
@@ -181,6 +184,8 @@ def _compare(record: Record, promise: Promise, log_id: str, entries: list[Entry]
     verdict.told = len(extra) == 1 and extra[0].stream == "runfold" and "tail-lost" in extra[0].data
     if extra and not verdict.told:
         verdict.says("corrupt", f"after position {stands} stands what was never written: {extra[0]}")
+    if verdict.told and promise.accepted and record.synchronous == "FULL":
+        verdict.says("corrupt", "a loss is told, and nothing is gone")
     if len({(entry.stream, entry.version) for entry in entries}) < len(entries):
         verdict.says("doubled", "a version stands twice")
     if not chain_holds(log_id, entries):

@@ -239,8 +239,8 @@ def _tail_lost(folder: Path) -> None:
     """A disk on which the witness, synced, is ahead of the log."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         place = Path(name)
-        options = {"synchronous": "NORMAL", "system": machine(EARLIER_BOOT, 5)}
-        with booted(EARLIER_BOOT), projections.connect(place / "agent.db", **options) as runs:
+        system = machine(EARLIER_BOOT, 5)
+        with booted(EARLIER_BOOT), projections.connect(place / "agent.db", system=system) as runs:
             for number in range(10):
                 if number == 7:
                     for file in ("agent.db", "agent.db-wal"):
