@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore.codec import MAX_INTEGER, Codec
+from eventstore.codec import Codec
 from eventstore.errors import InvalidPayload
+from eventstore.limits import MAX_INTEGER
 from eventstore.log import Entry
 from eventstore.notes import LogRecorded
 from eventstore.payloads import (

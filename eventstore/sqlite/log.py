@@ -95,7 +95,6 @@ class SQLiteLog:
         self._busy_timeout = busy_timeout
         self._mode: Mode = "ro" if read_only else "rw"
         self._files = files or OperatingSystem()
-        self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._process = os.getpid()
         self._write = threading.Lock()
         self._writing_thread: int | None = None
@@ -105,6 +104,7 @@ class SQLiteLog:
         self._unsettled = False
         self._settling: sqlite3.Connection | None = None
         self._find(create=create and not read_only)
+        self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._look_for_loss(accept_loss=accept_loss)
         self._connection = self._open()
         try:

@@ -75,6 +75,13 @@ def schema_version(connection: sqlite3.Connection, url: str) -> int:
         CannotOpen: it is another program's, or somebody put into it what runs when we write.
         NewerDatabase: it has seen migrations that this release does not know.
     """
+    # In one snapshot: between two looks another process may make the schema, and its work would pass for a stranger's.
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+        try:
+            return schema_version(connection, url)
+        finally:
+            connection.execute("ROLLBACK")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
     if not ours and (version or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()):

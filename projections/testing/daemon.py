@@ -326,10 +326,10 @@ class DaemonMachine(RuleBasedStateMachine):
         def act() -> object:
             return self._alive(which).runs.resolve(target.run_id, call_id, decision, by="alice")
 
-        if target.phase not in ("started", "paused"):
-            self._refused(act, IllegalTransition)
-        elif call_id not in target.questions:
+        if target.active and call_id not in target.questions:
             self._refused(act, QuestionUnknown)
+        elif target.phase not in ("started", "paused"):
+            self._refused(act, IllegalTransition)
         elif target.questions[call_id] is not None:
             self._refused(act, AlreadyResolved)
         elif (target.run_id, call_id) in self.model.overdue(self._moment):

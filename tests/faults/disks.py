@@ -685,14 +685,15 @@ def faults_of(asked: list[str]) -> Iterator[Fault]:
 def enumerate_all(
     folder: Path, *, every: int = 1, calls: tuple[Call, ...] = CALLS, news: Callable[[str, Tally], None] | None = None
 ) -> Tally:
-    """All faults of all calls, or each `every`-th of them, beginning elsewhere in each call."""
+    """All faults of all calls, or each `every`-th of them, beginning elsewhere in each call; one of each at least."""
     tally = Tally()
     template = folder / "template"
     furnish(template)
     for number, call in enumerate(calls):
         clean = perform(call, template, folder / "case", None)
         tally.wrong += [f"{call.name}: {wrong}" for wrong in clean.wrong]
-        for fault in itertools.islice(faults_of(clean.asked), number % every, None, every):
+        faults = list(faults_of(clean.asked))  # a call of few operations is sampled all the same
+        for fault in faults[number % min(every, len(faults)) :: every]:
             outcome = perform(call, template, folder / "case", fault, clean)
             tally.cases += 1
             tally.fired += outcome.fired
