@@ -60,17 +60,19 @@ class Imported:
     streams: int
 
 
-def export_lines(store: EventStore, streams: Iterable[str] = ()) -> Iterator[bytes]:
+def export_lines(store: EventStore, streams: Iterable[str] = (), *, until: int | None = None) -> Iterator[bytes]:
     """The events that stand by now as lines, in the order of the log.
 
     Args:
         store: whose.
         streams: only these.
+        until: up to this position and no further; up to the head unless given.
 
     Raises:
         InvalidArgument: a stream that does not exist.
     """
-    until = store.head().position
+    head = store.head().position
+    last = head if until is None else min(until, head)
     names = list(dict.fromkeys(streams))
     with store.reading() as reading:
         for name in names:
@@ -81,7 +83,7 @@ def export_lines(store: EventStore, streams: Iterable[str] = ()) -> Iterator[byt
     else:
         entries = store.read_all()
     for recorded in entries:
-        if recorded.position > until:
+        if recorded.position > last:
             return
         yield orjson.dumps(fields_of(recorded.entry)) + b"\n"
 

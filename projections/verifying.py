@@ -85,7 +85,7 @@ def _guarded(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding(check, None, f"{type(error).__name__}: {error}", _RESTORE)]
 
 
-_RESTORE = "restore a backup, or `runfold export` what is still read into a new database"
+_RESTORE = "restore a backup, or write what is sound with `runfold export --until POSITION` and import it anew"
 
 
 def _of_storage(fact: str) -> Finding:

@@ -251,9 +251,10 @@ class SQLiteLog:
         with self.reading() as view:
             names = ("journal_mode", "application_id", "user_version")
             mode, application, schema = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+            missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
         files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
         size = sum(file.stat().st_size for file in files if file.exists())
-        return Facts(SQLITE_VERSION, DRIVER, mode, application, schema, len(MIGRATIONS), size)
+        return Facts(SQLITE_VERSION, DRIVER, mode, application, schema, len(MIGRATIONS), size, tuple(missing))
 
     def examine(self) -> list[str]:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""

@@ -66,6 +66,8 @@ class Facts:
     known_schema: int
     bytes: int
     """Of the database and its WAL."""
+    missing: tuple[str, ...]
+    """Parts of the schema that somebody took out."""
 
 
 def schema_version(connection: sqlite3.Connection, url: str) -> int:

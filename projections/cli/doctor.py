@@ -131,6 +131,7 @@ def _file(runs: Runs) -> Iterator[Finding]:
         f"{facts.schema} of {facts.known_schema}",
         "open it with this release",
     )
+    yield Finding("append-only", not facts.missing, "; ".join(facts.missing) or "by force", "look at `runfold verify`")
 
 
 def _tables(runs: Runs) -> Iterator[Finding]:

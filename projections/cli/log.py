@@ -157,12 +157,20 @@ def _source(name: str) -> Iterator[IO[bytes]]:
 @click.option(
     "--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be given several times."
 )
-def export(runs: Runs, target: str | None, streams: tuple[str, ...], as_json: bool) -> None:  # noqa: ARG001, FBT001
+@click.option("--until", type=click.IntRange(0), metavar="POSITION", help="Up to this position and no further.")
+def export(
+    runs: Runs,
+    target: str | None,
+    streams: tuple[str, ...],
+    until: int | None,
+    as_json: bool,  # noqa: ARG001, FBT001
+) -> None:
     """Write the log as JSON Lines.
 
-    One event a line, in the order of the log: what `import` reads. (--json changes nothing here.)
+    One event a line, in the order of the log: what `import` reads. (--json changes nothing here.) What is written is
+    not proved; `runfold verify` proves it, and names the position up to which it is sound.
     """
-    lines = export_lines(runs.store, streams)
+    lines = export_lines(runs.store, streams, until=until)
     if target in (None, "-"):
         for line in lines:
             click.echo(line, nl=False)

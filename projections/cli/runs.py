@@ -123,14 +123,14 @@ def _row(runs: Runs, run_id: str) -> RunRow:
 def _table(rows: list[RunRow]) -> None:
     now = output.now()
     output.table(
-        "run", "phase", "workflow", "try", "queued", "what",
+        "run", "phase", "workflow", "attempt", "queued", "what",
         rows=[
             (row.run_id, output.phase(row.phase), row.workflow or "", row.attempt or "", output.ago(row.queued_at, now),
              _what(row, now))
             for row in rows
         ],
         wraps=("run", "workflow"),
-        right=("try",),
+        right=("attempt",),
     )  # fmt: skip
 
 
@@ -272,5 +272,9 @@ def interrupt(runs: Runs, run: str, by: str | None, reason: str | None, as_json:
     if as_json:
         output.document(output.event(recorded))
         return
-    ended = runs.store.stream(run, RUN).state.phase is Phase.INTERRUPTED
-    output.say(f"{run} is interrupted" if ended else f"{run} is asked to stop; its worker ends it at its next look")
+    told = {
+        Phase.INTERRUPTED: "is interrupted",
+        Phase.QUEUED: "is asked to stop; the next worker that takes it up ends it",
+    }
+    phase = runs.store.stream(run, RUN).state.phase
+    output.say(f"{run} {told.get(phase, 'is asked to stop; its worker ends it at its next look')}")
