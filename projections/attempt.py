@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Self
 
+from attrs import evolve as changed
 from attrs import frozen
 
 from eventstore.errors import (
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 10_000
 """Characters of an exception's message that are kept."""
+_IDLE = timedelta(seconds=1)
+"""How long a run waits that was left as it was found."""
 _LOOK = 0.05
 """Seconds between two looks for an answer."""
 
@@ -96,8 +99,9 @@ class Attempt:
     | an error of the store itself (its disk, a lock) | paused for a worker; the exception goes on |
     | any other exception | failed; the exception goes on |
 
-    The first three and `Fenced` end the block quietly. Where the store cannot take even this last word, the worker
-    keeps it and says it before its next claim: a run is not stuck because a disk was full for a while.
+    The first three and `Fenced` end the block quietly. A run that is left as it was found waits for a second. Where the
+    store cannot take even this last word, the worker keeps it and says it before its next claim: a run is not stuck
+    because a disk was full for a while.
     """
 
     def __init__(
@@ -327,8 +331,12 @@ class Attempt:
         state = self._stream.refresh().state
         if state.phase is not Phase.STARTED or state.attempt != self.number:
             return  # it ended, was parked by its own hand, or is another's
+        word = _last_word(state, self.run_id, error, store_failed=_is_of(self._stream.store, error))
+        if error is None and isinstance(word, RunPaused) and self._stream.version == self._begun_at:
+            # A handler that forgets its ending would else be given the run again at once, for ever: 200 times a second.
+            word = changed(word, until=self._system.now() + _IDLE, reason="left without having done anything")
         try:
-            self.append(_last_word(state, self.run_id, error, store_failed=_is_of(self._stream.store, error)))
+            self.append(word)
         except (Fenced, IllegalTransition):
             return  # somebody ended it between the look and the word
 

@@ -63,8 +63,8 @@ def test_dead_workers_runs_come_first_then_the_woken_then_the_queued_by_priority
     submit(runs, "crashed", "woken")
     gone = world.worker()
     gone.claim()
-    with gone.claim():
-        pass
+    with gone.claim() as attempt:
+        attempt.append(CheckpointSaved(1))
     world.dies(gone)
     submit(runs, "low", priority=-1)
     submit(runs, "first", "second")
@@ -75,8 +75,8 @@ def test_dead_workers_runs_come_first_then_the_woken_then_the_queued_by_priority
 
 def test_a_high_priority_does_not_overtake_a_run_that_was_begun(world, runs, worker):
     submit(runs, "begun")
-    with worker.claim():
-        pass
+    with worker.claim() as attempt:
+        attempt.append(CheckpointSaved(1))
     submit(runs, "urgent", priority=9)
 
     assert claimed(worker) == ["begun", "urgent"]
@@ -500,8 +500,8 @@ def test_no_more_are_unfinished_at_a_time_than_the_limit_says(world, runs, worke
 
     def one_finishes():
         most.append(len(held))
-        with held.pop():
-            pass
+        with held.pop() as attempt:
+            attempt.append(CheckpointSaved(1))
         if len(world.slept) >= 5:
             worker.stop()
 
@@ -510,6 +510,18 @@ def test_no_more_are_unfinished_at_a_time_than_the_limit_says(world, runs, worke
         held.append(attempt)  # noqa: PERF402 - `while_asleep` takes from it meanwhile
 
     assert set(most) == {2}
+
+
+def test_a_run_that_is_left_as_it_was_found_waits_a_second_and_is_not_handed_out_in_a_circle(world, runs, worker):
+    submit(runs, "forgotten")
+    with worker.claim():
+        pass
+
+    assert worker.claim() is None
+    assert runs.workflow_runs.get("forgotten").reason == "left without having done anything"
+
+    world.passes(1)
+    assert worker.claim().run_id == "forgotten"
 
 
 @pytest.mark.parametrize("limit", [0, -1])
