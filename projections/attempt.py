@@ -316,16 +316,16 @@ class Attempt:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        # Of this run: another run's Fenced, say, is an error like any other here.
+        quiet = isinstance(error, Fenced | Waiting | Unreturned) and error.stream == self.run_id
         unsaid: Callable[[], None] | None = partial(self._leave, error)
         try:
-            if not (isinstance(error, Fenced) and error.stream == self.run_id):
+            if not (quiet and isinstance(error, Fenced)):
                 self._leave(error)
             unsaid = None
         finally:
             self._done(unsaid)
-        if isinstance(error, Fenced) and error.stream == self.run_id:
-            return True
-        return isinstance(error, Waiting | Unreturned) and error.stream == self.run_id
+        return quiet
 
     def _leave(self, error: BaseException | None) -> None:
         state = self._stream.refresh().state
