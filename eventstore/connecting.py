@@ -14,6 +14,7 @@ from eventstore.workflow import RUN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from eventstore.gate import Redactor
     from eventstore.log import Log
     from eventstore.machine import Machine
 
@@ -39,18 +40,26 @@ def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
     return SQLiteLog((rest.removeprefix("/") or rest) if separator else name, **options)
 
 
-def connect(url: str | PathLike[str] | Log, *, machines: Sequence[Machine[Any]] = (RUN,), **options: Any) -> EventStore:
+def connect(
+    url: str | PathLike[str] | Log,
+    *,
+    machines: Sequence[Machine[Any]] = (RUN,),
+    redactor: Redactor | None = None,
+    **options: Any,
+) -> EventStore:
     """A store without projections: the write side alone.
 
     Args:
         url: see `open_log`.
         machines: whose events may be written.
+        redactor: `(event type, fields) -> fields`; takes out of each payload, before it is written, what must not
+            stand in a log.
         options: the backend's own.
 
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy: nothing was changed.
     """
-    store = EventStore(open_log(url, **options), machines)
+    store = EventStore(open_log(url, **options), machines, redactor=redactor)
     record_loss(store)
     return store
 

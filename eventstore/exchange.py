@@ -297,7 +297,9 @@ class _Import:
         event = self._store.gate.codec.parse(line.type, line.data)
         part = _OF_A_BATCH.fullmatch(line.key) if line.key else None
         (draft,) = self._store.gate.draft(
+            line.stream,
             [event],
+            vouched=True,
             attempt=line.attempt,
             key=part[1] if part else line.key,
             meta=line.meta,

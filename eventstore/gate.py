@@ -18,7 +18,15 @@ import orjson
 from attrs import frozen
 
 from eventstore.codec import Codec, Recorded, Upcaster
-from eventstore.errors import Fenced, ForeignEvent, InvalidArgument, KeyReused, UnreadableEntry, VersionConflict
+from eventstore.errors import (
+    Fenced,
+    ForeignEvent,
+    InvalidArgument,
+    InvalidPayload,
+    KeyReused,
+    UnreadableEntry,
+    VersionConflict,
+)
 from eventstore.integrity import chain
 from eventstore.limits import MAX_BATCH, MAX_INTEGER, PAGE, check_name
 from eventstore.log import Entry, Head, Reading, Writing
@@ -27,6 +35,15 @@ from eventstore.notes import FREE, NOTES
 from eventstore.payloads import Json, canonical, encode_json, to_microseconds
 
 S = TypeVar("S", bound=Any)
+
+
+Redactor = Callable[[str, dict[str, Json]], Json]
+"""`(event type, fields) -> fields`: takes out of a payload, before it is written, what must not stand in a log.
+
+It must be pure: the same fields give the same fields, or a retry under a key would be refused as another content. What
+it raises refuses the append. The fields by which a machine tells and judges events (call ids, tools, …) are not its to
+change; what a tool call or a question is bound to is the digest of what was given.
+"""
 
 
 class Inline(Protocol):
@@ -70,24 +87,32 @@ class Gate:
         machines: whose events may be written. `LogRecorded` and `MetaSet` are always known.
         upcasters: how older stored shapes are read.
         clock: microseconds since 1970.
+        redactor: sees each payload before it is written; see `Redactor`.
 
     Raises:
         ValueError: an event class belongs to two machines, or two classes share a name.
     """
 
     def __init__(
-        self, machines: Sequence[Machine[Any]], upcasters: Iterable[Upcaster], clock: Callable[[], int]
+        self,
+        machines: Sequence[Machine[Any]],
+        upcasters: Iterable[Upcaster],
+        clock: Callable[[], int],
+        redactor: Redactor | None = None,
     ) -> None:
         self.machines = {machine.name: machine for machine in (*machines, NOTES)}
         self._owner = _owners(tuple(self.machines.values()))
         self.codec = Codec((*self._owner, *FREE), upcasters)
         self.inline: Inline | None = None
         self._clock = clock
+        self._redactor = redactor
 
     def draft(
         self,
+        stream: str,
         events: Sequence[object],
         *,
+        vouched: bool = False,
         attempt: int | None = None,
         key: str | None = None,
         meta: Json = None,
@@ -96,9 +121,10 @@ class Gate:
         """The events, encoded; all that can be refused without looking at the log is refused here.
 
         The first event bears the key, the n-th of a batch a key made of it: so a retry is told from another batch.
+        `vouched` events come from another log, where they were sealed before they were redacted.
 
         Raises:
-            UnknownEvent, InvalidPayload, InvalidArgument: nothing was written.
+            UnknownEvent, InvalidPayload, InvalidArgument, or a seal's own refusal: nothing was written.
         """
         if len(events) > MAX_BATCH:
             raise InvalidArgument("events", len(events), f"at most {MAX_BATCH} go into one append; split them")
@@ -112,7 +138,7 @@ class Gate:
             Draft(
                 type(event),
                 type(event).__name__,
-                self.codec.encode(event),
+                self._sealed(stream, event, vouched=vouched),
                 key if key is None or number == 1 else _batch_key(key, number),
                 attempt,
                 occurred,
@@ -120,6 +146,30 @@ class Gate:
             )
             for number, event in enumerate(events, start=1)
         ]
+
+    def _sealed(self, stream: str, event: object, *, vouched: bool) -> str:
+        """The payload to write: as the redactor leaves it, with what its machine's guards need of what was given."""
+        text = self.codec.encode(event)
+        kind: Any = type(event)
+        kept = event
+        if self._redactor is not None:
+            # A copy: whatever the redactor does to it, the caller's own objects stay as they are.
+            kept = self.codec.parse(kind.__name__, self._redactor(kind.__name__, orjson.loads(text)))
+            if same_json(redacted := self.codec.encode(kept), text):
+                kept = event
+            else:
+                text = redacted
+        machine = self._owner.get(kind)
+        if machine is None:
+            return text
+        if kept is not event:
+            for name in sorted(machine.identifiers):
+                if getattr(kept, name, None) != getattr(event, name, None):
+                    reason = "is changed by the redactor, but is what the event is told by; let it pass there"
+                    raise InvalidPayload(kind.__name__, f"$.{name}", reason)
+        seal = machine.seals.get(kind)
+        sealed = kept if seal is None else seal(stream, event, kept, vouched)
+        return text if sealed is kept else self.codec.encode(sealed)
 
     def place(
         self,

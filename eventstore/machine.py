@@ -39,6 +39,7 @@ S = TypeVar("S", bound=State)
 Table = Mapping[Any, Mapping[type, Any]]
 Guard = Callable[[S, "Recorded"], None]
 Fence = Callable[[S, str, type, "int | None", "int | None"], "int | None"]
+Seal = Callable[[str, Any, Any, bool], Any]
 
 
 @frozen(eq=False, repr=False)
@@ -54,6 +55,10 @@ class Machine(Generic[S]):
         fence: `(state, stream, event class, attempt named, attempt held) -> attempt to store`, pure, raising
             `Fenced`; without it attempts are stored as they come.
         hints: `phase -> a sentence` that ends the refusal of an event there.
+        seals: `event class -> (stream, event as given, event as redacted, vouched) -> event to write`, pure. Here an
+            event is given what its guards will need of the part that a redactor took out. `vouched` is an event that
+            was sealed by another log, and is taken in from there. It raises a `Refused` for what cannot be redacted.
+        identifiers: the fields by which events are told apart and judged; a redactor may not change them.
 
     Raises:
         InvalidArgument: the table is not total.
@@ -66,6 +71,8 @@ class Machine(Generic[S]):
     guards: Mapping[type, Guard[S]] = field(factory=dict)
     fence: Fence[S] | None = None
     hints: Mapping[Any, str] = field(factory=dict)
+    seals: Mapping[type, Seal] = field(factory=dict)
+    identifiers: frozenset[str] = frozenset()
     events: frozenset[type] = field(init=False)
 
     @events.default

@@ -16,7 +16,7 @@ import attrs
 
 from eventstore.codec import Recorded, Upcaster
 from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
-from eventstore.gate import Draft, Folded, Gate, microseconds_now
+from eventstore.gate import Draft, Folded, Gate, Redactor, microseconds_now
 from eventstore.limits import PAGE, check_name, check_range
 from eventstore.log import Cursor, Entry, Log, Reading, Writing
 from eventstore.machine import Machine
@@ -37,6 +37,7 @@ class EventStore:
         machines: whose events may be written here. `LogRecorded` and `MetaSet` are always known.
         upcasters: how older stored shapes are read.
         clock: microseconds since 1970; the log never goes back, even where this does.
+        redactor: takes out of each payload, before it is written, what must not stand in a log; see `gate.Redactor`.
 
     Raises:
         ValueError: an event class belongs to two machines, or two classes share a name.
@@ -49,9 +50,10 @@ class EventStore:
         *,
         upcasters: Iterable[Upcaster] = (),
         clock: Callable[[], int] = microseconds_now,
+        redactor: Redactor | None = None,
     ) -> None:
         self.log = log
-        self.gate = Gate(machines, upcasters, clock)
+        self.gate = Gate(machines, upcasters, clock, redactor)
 
     def __enter__(self) -> Self:
         return self
@@ -281,7 +283,7 @@ class Stream(Generic[S]):
         """
         if not events:
             return ()
-        drafts = self.store.gate.draft(events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
+        drafts = self.store.gate.draft(self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
         return self._commit(lambda _state: drafts, expected_version, provided)
 
     def transact(
@@ -302,7 +304,9 @@ class Stream(Generic[S]):
         def drafts(state: S) -> list[Draft]:
             decided = decide(state)
             events = [decided] if attrs.has(type(decided)) else [*(decided or ())]  # type: ignore[misc]
-            return self.store.gate.draft(events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
+            return self.store.gate.draft(
+                self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at
+            )
 
         return self._commit(drafts)
 

@@ -8,7 +8,7 @@ waits for a person, another run, a time, a worker or an operator, and it may be 
 worker takes it up, a new *attempt* begins; the attempt is the fencing token of everything that worker writes. From a
 final phase nothing leads on: going on is a new run that names what it continues.
 
-A newcomer reads downward: phases, events, table, state, fence, guards, fold, machine.
+A newcomer reads downward: phases, events, table, state, fence, seals, guards, fold, machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve as changed
 from attrs import field, frozen
@@ -29,13 +29,14 @@ from eventstore.errors import (
     CallReused,
     DigestMismatch,
     Fenced,
+    InvalidPayload,
     NotApproved,
     QuestionOpen,
     QuestionUnknown,
 )
-from eventstore.machine import Machine
+from eventstore.machine import Machine, Seal
 from eventstore.notes import LogRecorded
-from eventstore.payloads import Json, digest
+from eventstore.payloads import Json, canonical, digest
 
 if TYPE_CHECKING:
     from eventstore.codec import Recorded
@@ -196,6 +197,8 @@ class ToolCalled:
     tool: str
     input: Json = None
     parent_call_id: str | None = None
+    digest: str | None = None
+    """Of tool and input as they were given, where a redactor changed the input on its way into the log."""
 
 
 @frozen
@@ -227,7 +230,7 @@ class UsageRecorded:
 
 @frozen
 class ConfirmationRequested:
-    """A question to a person about one tool call, bound to the digest of its tool and input."""
+    """A question to a person about one tool call, bound to the digest of its tool and input as they were given."""
 
     call_id: str
     tool: str
@@ -432,12 +435,53 @@ def fence(state: RunState, stream: str, kind: type, attempt: int | None, held: i
     return attempt
 
 
+# --- seals --------------------------------------------------------------------------------------------------------
+
+IDENTIFIERS = frozenset(
+    {
+        "call_id", "continues", "decision", "digest", "expires_at", "is_error", "job_id", "not_before",
+        "parent_call_id", "parent_id", "priority", "step", "tool", "until", "waiting_for", "worker", "workflow",
+    }
+)  # fmt: skip
+"""The fields that machine, worker and recovery go by."""
+
+
+def bound(event: ToolCalled | ConfirmationRequested) -> str:
+    """The digest of tool and input that a call or a question is bound to: as they were given, before any redactor."""
+    return event.digest or digest(event.tool, event.input)
+
+
+def _seal_input(stream: str, given: Any, kept: Any, vouched: bool) -> Any:  # noqa: FBT001 - a `Seal`
+    if given.digest is not None:
+        if not vouched and given.digest != (wanted := digest(given.tool, given.input)):
+            raise DigestMismatch(stream, given.call_id, wanted, given.digest)
+        return kept
+    return kept if kept is given else changed(kept, digest=digest(given.tool, given.input))
+
+
+def _seal_answer(_stream: str, given: Any, kept: Any, _vouched: bool) -> Any:  # noqa: FBT001 - a `Seal`
+    # The worker acts on an edited input as the log holds it, and what was taken out of it is nowhere else.
+    if kept is not given and canonical(kept.input) != canonical(given.input):
+        raise InvalidPayload(
+            "ConfirmationResolved", "$.input", "is changed by the redactor, so no worker could act on it; decide "
+            "without an edited input"
+        )  # fmt: skip
+    return kept
+
+
+SEALS: Mapping[type, Seal] = {
+    ToolCalled: _seal_input,
+    ConfirmationRequested: _seal_input,
+    ConfirmationResolved: _seal_answer,
+}
+
+
 # --- guards on data -----------------------------------------------------------------------------------------------
 
 
 def _guard_call(state: RunState, recorded: Recorded) -> None:
     event: ToolCalled = recorded.event
-    wanted = digest(event.tool, event.input)
+    wanted = bound(event)
     question = state.questions.get(event.call_id)
     if question is not None:
         if question.decision is None:
@@ -468,9 +512,7 @@ def _guard_return(state: RunState, recorded: Recorded) -> None:
 
 def _guard_question(state: RunState, recorded: Recorded) -> None:
     event: ConfirmationRequested = recorded.event
-    wanted = digest(event.tool, event.input)
-    if event.digest is not None and event.digest != wanted:
-        raise DigestMismatch(recorded.stream, event.call_id, wanted, event.digest)
+    wanted = bound(event)
     if (question := state.questions.get(event.call_id)) is not None:
         raise AlreadyAsked(recorded.stream, event.call_id, question.decision or "waiting for its answer")
     if (call := state.calls.get(event.call_id)) is None:
@@ -550,7 +592,7 @@ def _ended(state: RunState, recorded: Recorded) -> RunState:
 
 def _called(state: RunState, recorded: Recorded) -> RunState:
     event: ToolCalled = recorded.event
-    call = Call(digest(event.tool, event.input), recorded.attempt or state.attempt, recorded.version)
+    call = Call(bound(event), recorded.attempt or state.attempt, recorded.version)
     return changed(state, calls=state.calls.insert(event.call_id, call), unreturned=state.unreturned | {event.call_id})
 
 
@@ -566,7 +608,7 @@ def _checkpointed(state: RunState, recorded: Recorded) -> RunState:
 
 def _asked(state: RunState, recorded: Recorded) -> RunState:
     event: ConfirmationRequested = recorded.event
-    question = Question(event.tool, digest(event.tool, event.input), recorded.version, event.expires_at)
+    question = Question(event.tool, bound(event), recorded.version, event.expires_at)
     return changed(
         state,
         questions=state.questions.insert(event.call_id, question),
@@ -632,5 +674,7 @@ RUN: Machine[RunState] = Machine(
     evolve=evolve,
     guards=GUARDS,
     fence=fence,
+    seals=SEALS,
+    identifiers=IDENTIFIERS,
     hints=dict.fromkeys(_FINAL_PHASES, "To go on, submit a new run that continues it."),
 )

@@ -45,6 +45,7 @@ from eventstore.workflow import (
     RunState,
     ToolCalled,
     ToolReturned,
+    bound,
 )
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ class Attempt:
             raise Fenced(self.run_id, "ConfirmationRequested", self.number, state.attempt, str(state.phase))
         question = state.questions[call_id]
         (asked,) = self._stream.read(after=question.asked - 1, limit=1)
-        if (expected := digest(asked.event.tool, asked.event.input)) != (wanted := digest(tool, input)):
+        if (expected := bound(asked.event)) != (wanted := digest(tool, input)):
             raise DigestMismatch(self.run_id, call_id, expected, wanted)
         if question.decision is None or question.resolved is None:
             return None

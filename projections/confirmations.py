@@ -19,6 +19,7 @@ from eventstore.workflow import (
     RunDropped,
     RunFailed,
     RunInterrupted,
+    bound,
 )
 from projections.projection import Projection
 
@@ -60,7 +61,7 @@ def evolve(row: ConfirmationRow | None, recorded: Recorded) -> ConfirmationRow |
                 call_id=asked.call_id,
                 tool=asked.tool,
                 input=asked.input,
-                digest=digest(asked.tool, asked.input),
+                digest=bound(asked),
                 reason=asked.reason,
                 asked_at=recorded.time,
                 expires_at=asked.expires_at,

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from eventstore.codec import Upcaster
 from eventstore.connecting import open_log, record_loss
+from eventstore.gate import Redactor
 from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
 from eventstore.store import EventStore
@@ -35,11 +36,16 @@ BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE)
 
 @frozen
 class App:
-    """What a program brings along: machines, projections and upcasters of its own. `--app module:NAME` names one."""
+    """What a program brings along: machines, projections and upcasters of its own, and what it keeps out of its log.
+
+    `redactor(event type, fields) -> fields` sees each payload before it is written. It must be pure; see
+    `docs/how-to/redact.md`. The command uses it too where `--app module:NAME` names this.
+    """
 
     machines: Sequence[Machine[Any]] = field(default=(), converter=tuple)
     projections: Sequence[Projection[Any]] = field(default=(), converter=tuple)
     upcasters: Sequence[Upcaster] = field(default=(), converter=tuple)
+    redactor: Redactor | None = None
 
 
 def connect(
@@ -54,7 +60,7 @@ def connect(
 
     Args:
         url: `agent.db` or `sqlite:///agent.db`, `memory:`, or a backend itself.
-        app: machines and projections of one's own, beside the built-in ones.
+        app: machines and projections of one's own, beside the built-in ones; a redactor.
         system: clocks, sleeping and ids, for tests.
         tables: where rows are kept, beside a log of one's own; for our own logs it is known.
         options: the backend's own: `create`, `read_only`, `synchronous`, `busy_timeout` for SQLite.
@@ -66,7 +72,13 @@ def connect(
     system = system or System()
     log = open_log(url, **options)
     try:
-        store = EventStore(log, (RUN, *app.machines), upcasters=app.upcasters, clock=system.microseconds)
+        store = EventStore(
+            log,
+            (RUN, *app.machines),
+            upcasters=app.upcasters,
+            clock=system.microseconds,
+            redactor=app.redactor,
+        )
         projector = Projector(log, store.gate.codec, tables or tables_of(log), (*BUILT_IN, *app.projections))
         projector.prepare()
     except BaseException:
