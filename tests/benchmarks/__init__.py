@@ -1,0 +1,1 @@
+"""What Runfold costs, measured: `python -m tests.benchmarks`. Ratios from one interleaved run, never bare figures."""

@@ -1,0 +1,54 @@
+"""The pictures of the page about performance, drawn from kept results as SVG.
+
+A picture is a function `(result, axes)`, named in `PICTURES` with the benchmark whose raw JSON it draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "runfold"  # or the same picture differs in its ids each time
+mpl.rcParams["svg.fonttype"] = "none"
+mpl.rcParams["font.family"] = "sans-serif"
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+_COLOURS = {"ours": "#b5451b", "bare": "#3b6ea5", "least": "#7a9e7e"}
+
+
+def latency(result: dict[str, Any], axes: Any) -> None:
+    """How long one durable append takes, as the share of appends that took no longer."""
+    for name, style in (("bare", "-"), ("least", "-"), ("ours", "-")):
+        for synchronous, dash in (("FULL", style), ("NORMAL", ":")):
+            values = sorted(result["samples"][f"{name}, {synchronous}"])
+            steps = [values[min(len(values) - 1, len(values) * part // 1000)] for part in range(1001)]
+            axes.plot(
+                steps, [part / 10 for part in range(1001)], dash, color=_COLOURS[name], label=f"{name}, {synchronous}"
+            )
+    axes.set(xscale="log", xlabel="microseconds", ylabel="% of appends", title="One durable append")
+    axes.legend()
+
+
+PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Any], None]]] = {
+    "latency": ("lone", latency),
+}
+
+
+def draw(results: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
+    """Draw each picture whose benchmark has a result; gives the files, `performance-NAME.svg`."""
+    drawn = []
+    for name, (benchmark, picture) in PICTURES.items():
+        if benchmark in results:
+            figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+            picture(results[benchmark], axes)
+            axes.grid(visible=True, alpha=0.3)
+            path = folder / f"performance-{name}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            plt.close(figure)
+            drawn.append(path)
+    return drawn
