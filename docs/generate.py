@@ -1,4 +1,4 @@
-"""Write the reference pages that are drawn from the code itself: events, api, errors, schema.
+"""Write the reference pages that are drawn from the code itself: events, api, errors, limits, schema.
 
     python docs/generate.py             # write them
     python docs/generate.py --check     # exit 1 if a committed page is not what would be written
@@ -27,7 +27,7 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import errors, integrity, log, notes, workflow
+from eventstore import errors, exchange, integrity, limits, log, notes, workflow
 from projections import connecting, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
@@ -442,10 +442,12 @@ _SAMPLES: dict[str, Any] = {
     "actual": 5, "event": "RunStarted", "allowed": ("RunDescribed",), "call_id": "c1", "state": "denied",
     "decision": "approved", "by": "alice", "at": datetime(2026, 1, 31, 12, tzinfo=UTC), "call_ids": ("c1",),
     "workflow": "deploy", "queued": 100, "limit": 100, "source": "log.jsonl", "line": 12, "position": 17,
+    "what": "open questions", "remedy": "let some be answered first",
     "run_id": "run-42", "url": "agent.db", "found": 2, "seconds": 60.0, "hint": "",
     "fact": "returned already at version 6",
 }  # fmt: skip
 _SAMPLES_OF: dict[str, dict[str, Any]] = {
+    "LimitReached": {"limit": limits.MAX_OPEN},
     "InvalidPayload": {"reason": "is nan, which JSON does not have; write null or text"},
     "ForeignEvent": {"type": "OrderPlaced"},
     "IllegalTransition": {"phase": "completed", "hint": "To go on, submit a new run that continues it."},
@@ -483,6 +485,39 @@ def errors_page() -> str:
         f"```text\n{tree}\n```",
         *[_error(kind, raised.get(kind.__name__, [])) for kind in kinds],
     ]) + "\n"  # fmt: skip
+
+
+@page("limits.md")
+def limits_page() -> str:
+    """Every bound on what a caller can make grow, from the modules that hold them."""
+    rows = [
+        f"| `{name}` | {getattr(module, name):,} | {_line(text)} |"
+        for module in (limits, exchange)
+        for name, text in _constants(Path(module.__file__)).items()
+    ]
+    return "\n\n".join([
+        "# Limits",
+        NOTICE,
+        ("What may be how large. Whatever goes beyond is refused in one sentence that names the limit, and nothing is "
+        "written or cut off. Labels, open questions and open calls are counted by the run machine, so they bind "
+        "imports and replays as well; a release may raise those, and never lower them."),
+        "\n".join(["| in `eventstore.limits` and `eventstore.exchange` | | of |", "|---|---|---|", *rows]),
+        ("The number of entries, of streams and of rows has no bound: they are read page by page, and a view refuses "
+        "to give more rows at once than it may rather than leave some out. `queued` runs are bounded where you say so, "
+        "with `submit(max_queued=…)`."),
+    ]) + "\n"  # fmt: skip
+
+
+def _constants(path: Path) -> dict[str, str]:
+    """The public constants of a module that have a docstring, and it."""
+    body = ast.parse(path.read_text()).body
+    return {
+        node.targets[0].id: following.value.value
+        for node, following in itertools.pairwise(body)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+        and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        and not node.targets[0].id.startswith("_")
+    }  # fmt: skip
 
 
 def _error(kind: type, raised: list[str]) -> str:

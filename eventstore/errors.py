@@ -21,6 +21,7 @@ This module imports nothing of the package, so that every room may raise from it
     │   ├── QuestionUnknown     a decision on a question that was never asked
     │   ├── QuestionOpen        not while a question waits for its answer
     │   ├── NotApproved         a call whose question was denied or expired
+    │   ├── LimitReached        a run has as many labels, open questions or open calls as it may have
     │   ├── QueueFull           as many runs wait as may wait
     │   └── ImportRefused       a line of an import file, and why
     ├── UnreadableEntry         an entry in the log that this program cannot decode
@@ -292,6 +293,19 @@ class NotApproved(Refused):
 
     def __str__(self) -> str:
         return f"call {self.call_id} of {self.stream} is {self.decision} and may not be made; go on without it"
+
+
+@define(eq=False)
+class LimitReached(Refused):
+    """As many of something as one stream may have."""
+
+    stream: str
+    what: str
+    limit: int
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.stream} may have at most {self.limit} {self.what}; {self.remedy}"
 
 
 @define(eq=False)

@@ -1,4 +1,8 @@
-"""What may be how large, and what may be a name: limits on everything that a caller can make grow."""
+"""What may be how large, and what may be a name: limits on everything that a caller can make grow.
+
+What the machine checks on replay as well (labels, open questions, open calls) may be raised by a later release and
+never lowered: logs that stand would be refused.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,14 @@ MAX_BATCH = 10_000
 """Events in one append."""
 MAX_NAME = 200
 """Characters in the name of a stream, or in a key."""
+MAX_LABELS = 100
+"""Labels of a run, with those that were merged in since."""
+MAX_LABEL = 1_000
+"""Characters in the value of a label; its name has at most `MAX_NAME`."""
+MAX_OPEN = 1_000
+"""Questions of a run that wait for their answer, and likewise calls that have not returned."""
+MAX_ROWS = 10_000
+"""Rows that a view gives at once; `View.each` goes through any number of them."""
 PAGE = 500
 """Entries that are read at once."""
 PAGE_BYTES = 8 * 1024 * 1024

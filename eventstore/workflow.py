@@ -30,10 +30,12 @@ from eventstore.errors import (
     DigestMismatch,
     Fenced,
     InvalidPayload,
+    LimitReached,
     NotApproved,
     QuestionOpen,
     QuestionUnknown,
 )
+from eventstore.limits import MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_OPEN
 from eventstore.machine import Machine, Seal
 from eventstore.notes import LogRecorded
 from eventstore.payloads import Json, canonical, digest
@@ -390,6 +392,8 @@ class RunState:
     unreturned: frozenset[str] = frozenset()
     questions: HashTrieMap[str, Question] = field(factory=HashTrieMap)
     unanswered: frozenset[str] = frozenset()
+    labels: frozenset[str] = frozenset()
+    """The names of its labels, which are counted."""
 
 
 # --- fence --------------------------------------------------------------------------------------------------------
@@ -492,6 +496,8 @@ def _guard_call(state: RunState, recorded: Recorded) -> None:
             raise DigestMismatch(recorded.stream, event.call_id, question.digest, wanted)
     call = state.calls.get(event.call_id)
     if call is None:
+        if len(state.unreturned) >= MAX_OPEN:
+            raise LimitReached(recorded.stream, "open calls", MAX_OPEN, "let some return first")
         return
     if call.returned is not None:
         raise CallReused(recorded.stream, event.call_id, f"returned already at version {call.returned}")
@@ -515,6 +521,8 @@ def _guard_question(state: RunState, recorded: Recorded) -> None:
     wanted = bound(event)
     if (question := state.questions.get(event.call_id)) is not None:
         raise AlreadyAsked(recorded.stream, event.call_id, question.decision or "waiting for its answer")
+    if len(state.unanswered) >= MAX_OPEN:
+        raise LimitReached(recorded.stream, "open questions", MAX_OPEN, "let some be answered first")
     if (call := state.calls.get(event.call_id)) is None:
         return
     if call.returned is not None:
@@ -538,6 +546,15 @@ def _guard_requeue(state: RunState, recorded: Recorded) -> None:
         raise QuestionOpen(recorded.stream, recorded.type, tuple(sorted(state.unanswered)))
 
 
+def _guard_labels(state: RunState, recorded: Recorded) -> None:
+    labels: dict[str, str] = recorded.event.labels
+    if len(state.labels.union(labels)) > MAX_LABELS:
+        raise LimitReached(recorded.stream, "labels", MAX_LABELS, "give those it has new values, or put more into one")
+    if any(len(name) > MAX_NAME or len(value) > MAX_LABEL for name, value in labels.items()):
+        what = f"characters in a label's value, and {MAX_NAME} in its name"
+        raise LimitReached(recorded.stream, what, MAX_LABEL, "say more in its summary, or in a LogRecorded")
+
+
 GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
     ToolCalled: _guard_call,
     ToolReturned: _guard_return,
@@ -545,6 +562,8 @@ GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
     ConfirmationResolved: _guard_answer,
     ConfirmationExpired: _guard_answer,
     RunRequeued: _guard_requeue,
+    RunQueued: _guard_labels,
+    RunDescribed: _guard_labels,
 }
 
 
@@ -552,7 +571,12 @@ GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
 
 
 def _queued(state: RunState, recorded: Recorded) -> RunState:
-    return changed(state, not_before=recorded.event.not_before)
+    return changed(state, not_before=recorded.event.not_before, labels=frozenset(recorded.event.labels))
+
+
+def _described(state: RunState, recorded: Recorded) -> RunState:
+    labels: dict[str, str] = recorded.event.labels
+    return changed(state, labels=state.labels.union(labels)) if labels else state
 
 
 def _begun(state: RunState, recorded: Recorded) -> RunState:
@@ -587,6 +611,7 @@ def _ended(state: RunState, recorded: Recorded) -> RunState:
         crashes=state.crashes + (recorded.kind is RunCrashed),
         interrupt_requested=state.interrupt_requested,
         checkpoint=state.checkpoint,
+        labels=state.labels,
     )
 
 
@@ -658,6 +683,7 @@ _FOLDS: dict[type, Callable[[RunState, Recorded], RunState]] = {
     ConfirmationResolved: _resolved,
     ConfirmationExpired: _expired,
     InterruptRequested: _interrupt_requested,
+    RunDescribed: _described,
 }
 
 

@@ -127,7 +127,7 @@ class Worker:
         crashed: list[str] = []
         resumable: list[str] = []
         running = 0
-        rows = self._runs.where(phase=[Phase.STARTED, Phase.PAUSED], order="position")
+        rows = list(self._runs.each(phase=[Phase.STARTED, Phase.PAUSED], order="position"))
         dead = self._presence.dead({row.worker for row in rows if row.phase is Phase.STARTED})
         for row in rows:
             if row.phase is Phase.PAUSED and not row.interrupt_requested:
@@ -148,7 +148,7 @@ class Worker:
     def expire(self, *, dry_run: bool = False) -> list[tuple[str, str]]:
         """Expire the questions whose time has passed; `claims` does so all along."""
         now = self._system.now()
-        due = self._confirmations.where(decision=None, expires_at=Range(stop=now + timedelta(microseconds=1)))
+        due = self._confirmations.each(decision=None, expires_at=Range(stop=now + timedelta(microseconds=1)))
         expired: list[tuple[str, str]] = []
         for run_id in dict.fromkeys(row.run_id for row in due):
             stream = self._stream(run_id)
@@ -220,10 +220,10 @@ class Worker:
     def _candidates(self, workflows: tuple[str, ...] | None) -> Iterator[str]:
         only: dict[str, Any] = {} if workflows is None else {"workflow": workflows}
         now = self._system.now()
-        started = self._runs.where(phase=Phase.STARTED, order="position", **only)
+        started = list(self._runs.each(phase=Phase.STARTED, order="position", **only))
         dead = self._presence.dead({row.worker for row in started})
         yield from (row.run_id for row in started if row.worker in dead)
-        for row in self._runs.where(phase=Phase.PAUSED, order="position", **only):
+        for row in self._runs.each(phase=Phase.PAUSED, order="position", **only):
             children = 0
             if row.waiting_for == "run":
                 active = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]

@@ -324,7 +324,7 @@ class Runs:
 
     def lost(self) -> list[RunRow]:
         """The runs whose worker is dead: recovery ends them, or leaves them to the next worker's `claim`."""
-        started = self.workflow_runs.where(phase=Phase.STARTED, order="position")
+        started = list(self.workflow_runs.each(phase=Phase.STARTED, order="position"))
         dead = self._presence.dead({row.worker for row in started})
         return [row for row in started if row.worker in dead]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from eventstore.errors import InvalidArgument
+from eventstore.limits import MAX_ROWS, PAGE
 from projections.tables import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from projections.projection import Projection
     from projections.projector import Projector
@@ -49,19 +50,39 @@ class View(Generic[R]):
 
         Args:
             order: column names, a leading "-" for descending; ties are broken by the key.
-            limit: at most so many; all of them unless given.
+            limit: at most so many; all of them unless given, but never more than 10,000 rows at once.
             after: the last row of the page before.
             filters: column to a value, a list of values, or a `Range`; None is "is absent".
 
         Raises:
-            InvalidArgument: an unknown column, a value of the wrong type, a negative limit.
+            InvalidArgument: an unknown column, a value of the wrong type, a negative limit, one over 10,000, or more
+                rows than that; nothing is cut off silently.
             StaleProjection, ProjectionHalted: the table cannot answer.
         """
-        wanted = query(self._table, filters, order=order, limit=limit, after=after)
+        if limit is not None and limit > MAX_ROWS:
+            raise InvalidArgument("limit", limit, f"must be at most {MAX_ROWS}; go on with after=, or use each()")
+        asked = MAX_ROWS + 1 if limit is None else limit
+        wanted = query(self._table, filters, order=order, limit=asked, after=after)
         found = self._projector.answer(
             self.projection, lambda reading: self._projector.tables.select(reading, self._table, wanted)
         )
+        if len(found) > MAX_ROWS:
+            reason = f"must be given where more than {MAX_ROWS} rows pass; go on with after=, or use each()"
+            raise InvalidArgument("limit", limit, reason)
         return [self._table.decode(values) for values in found]
+
+    def each(self, *, order: str | Iterable[str] = (), **filters: Any) -> Iterator[R]:
+        """Every row that passes every filter, in order, a page at a time; arguments and errors as in `where`.
+
+        Each page is as the log is then: a row that changes its place in the order meanwhile may come twice or not.
+        """
+        after: R | None = None
+        more = True
+        while more:
+            page = self.where(order=order, limit=PAGE, after=after, **filters)
+            yield from page
+            more = len(page) == PAGE
+            after = page[-1] if more else None
 
     def count(self, **filters: Any) -> int:
         """How many rows pass every filter; filters and errors as in `where`."""

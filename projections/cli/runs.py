@@ -182,7 +182,7 @@ def show(runs: Runs, run: str, as_json: bool) -> None:  # noqa: FBT001
             "run": row,
             "checkpoint": runs.checkpoints.get(run),
             "usage": runs.usage.get(run),
-            "confirmations": runs.confirmations.where(run_id=run, order="position"),
+            "confirmations": list(runs.confirmations.each(run_id=run, order="position")),
             "open_calls": calls,
             "events": [output.event(recorded) for recorded in runs.store.read(run)],
         })  # fmt: skip
@@ -240,7 +240,7 @@ def _open(runs: Runs, run: str) -> None:
     for call in (call for call in runs.calls(run) if call.open):
         output.say(f"\nopen call {output.clean(call.call_id)} of {output.clean(call.tool)}, "
                    f"since {output.moment(call.called_at)}", style="bold")  # fmt: skip
-    for question in runs.confirmations.where(run_id=run, decision=None, order="position"):
+    for question in runs.confirmations.each(run_id=run, decision=None, order="position"):
         output.say()
         open_text(question, output.now())
 
