@@ -59,10 +59,10 @@ class View(Generic[R]):
                 rows than that; nothing is cut off silently.
             StaleProjection, ProjectionHalted: the table cannot answer.
         """
-        if limit is not None and limit > MAX_ROWS:
-            raise InvalidArgument("limit", limit, f"must be at most {MAX_ROWS}; go on with after=, or use each()")
         asked = MAX_ROWS + 1 if limit is None else limit
         wanted = query(self._table, filters, order=order, limit=asked, after=after)
+        if limit is not None and limit > MAX_ROWS:
+            raise InvalidArgument("limit", limit, f"must be at most {MAX_ROWS}; go on with after=, or use each()")
         found = self._projector.answer(
             self.projection, lambda reading: self._projector.tables.select(reading, self._table, wanted)
         )
