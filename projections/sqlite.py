@@ -81,7 +81,7 @@ class SQLiteTables:
         sql = f'SELECT {_columns(table)} FROM "{table.name}"{where}'  # noqa: S608
         sql += f" ORDER BY {order}" if order else ""
         if wanted.limit is not None:
-            sql += " LIMIT ?"
+            sql += " LIMIT +?"  # not "?": see eventstore.sqlite.transaction
             values.append(wanted.limit)
         return transaction.execute(sql, values).fetchall()
 

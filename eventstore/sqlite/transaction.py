@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from eventstore.sqlite.driver import sqlite3
 
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
+# Every LIMIT here is `+?`: where its library was built with STAT4, SQLite looks into a bare `LIMIT ?` when it plans,
+# and so prepares the statement anew each time it is executed: 24 µs instead of 6 for a page that turns out empty.
 _FULL = 2**63
 _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
 """Microseconds since 1970 of the years 1 to 9999."""
@@ -49,7 +51,7 @@ class SQLiteTransaction:
         """See `log.Reading`."""
         return _page(
             self.execute(
-                f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT ?",  # noqa: S608
+                f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT +?",  # noqa: S608
                 (stream, after, limit),
             )
         )
@@ -60,7 +62,7 @@ class SQLiteTransaction:
         only = "" if types is None else f"AND type IN ({', '.join('?' * len(types))})"
         return _page(
             self.execute(
-                f"SELECT {_COLUMNS} FROM events WHERE position > ? {only} ORDER BY position LIMIT ?",  # noqa: S608
+                f"SELECT {_COLUMNS} FROM events WHERE position > ? {only} ORDER BY position LIMIT +?",  # noqa: S608
                 (after, *(types or ()), limit),
             )
         )
