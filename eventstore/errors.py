@@ -404,8 +404,8 @@ class ProjectionHalted(EventStoreError):
 
     def __str__(self) -> str:
         return (
-            f"the projection {self.name} halted at position {self.position} ({self.reason}); "
-            "mend its evolve and run `runfold rebuild`: no fact was lost"
+            f"the projection {self.name} halted at position {self.position} ({self.reason}): no fact was lost; "
+            "mend its evolve, if that raised, and run `runfold rebuild`"
         )
 
 

@@ -23,6 +23,14 @@ class MemoryTables:
         """See `tables.Tables`."""
         return table.name in transaction.root.tables
 
+    def shapes(self, transaction: MemoryTransaction) -> frozenset[str]:
+        """See `tables.Tables`."""
+        return frozenset(transaction.root.tables)
+
+    def fault(self, transaction: MemoryTransaction, table: Table[Any]) -> str | None:
+        """See `tables.Tables`."""
+        return None if self.exists(transaction, table) else "has no table"
+
     def create(self, transaction: MemoryTransaction, table: Table[Any]) -> None:
         """See `tables.Tables`."""
         transaction.set_table(table.name, HashTrieMap())

@@ -10,7 +10,7 @@ Making tables anew and proving them right is `rebuilding`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -156,6 +156,7 @@ class Projector:
             projection.name: Table.of(projection.name, projection.row, projection.key, projection.indexes)
             for projection in projections
         }
+        self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
         self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
 
     def table(self, projection: Projection[R]) -> Table[R]:
@@ -166,15 +167,18 @@ class Projector:
         """Make the tables that are not there yet, each with a cursor before the first entry."""
 
         def missing(transaction: Any) -> list[Projection[Any]]:
-            if not self.tables.exists(transaction, CURSORS):
-                return list(self.projections.values())
             standing = self.cursors(transaction)
             return [projection for projection in self.projections.values() if projection.name not in standing]
 
         def make(transaction: Writing) -> None:
-            if not self.tables.exists(transaction, CURSORS):
+            if self.tables.fault(transaction, CURSORS) is not None:
+                # What somebody altered tells of nothing any more; without a cursor each table waits for its rebuild.
+                self.tables.drop(transaction, CURSORS)
                 self.tables.create(transaction, CURSORS)
-            for projection in missing(transaction):
+            standing = self._all_cursors(transaction)
+            for projection in self.projections.values():
+                if projection.name in standing:
+                    continue
                 # A table without a cursor is not ours to judge: a missing cursor is never read as 0.
                 if not self.tables.exists(transaction, self.table(projection)):
                     self.tables.create(transaction, self.table(projection))
@@ -191,18 +195,34 @@ class Projector:
     # --- cursors ------------------------------------------------------------------------------------------------
 
     def cursors(self, transaction: Any) -> dict[str, CursorRow]:
-        """Every cursor by the name of its projection, shadows' too; none where somebody dropped the table."""
-        if not self.tables.exists(transaction, CURSORS):
-            return {}
+        """Every cursor by the name of its projection, shadows' too; none where somebody altered their table."""
+        return {} if CURSORS.name in self.faults(transaction) else self._all_cursors(transaction)
+
+    def _all_cursors(self, transaction: Any) -> dict[str, CursorRow]:
         rows = (CURSORS.decode(values) for values in self.tables.select(transaction, CURSORS, Query()))
         return {row.name: row for row in rows}
 
     def cursor(self, transaction: Any, name: str) -> CursorRow | None:
         """One projection's cursor."""
-        if not self.tables.exists(transaction, CURSORS):
+        if CURSORS.name in self.faults(transaction):
             return None
         values = self.tables.get(transaction, CURSORS, (name,))
         return None if values is None else CURSORS.decode(values)
+
+    def faults(self, transaction: Any) -> dict[str, str]:
+        """What is wrong with our tables, by name; they are looked at anew only when some table was made or altered.
+
+        Inside a write transaction nobody else can alter one, so a table without a fault takes whatever is folded into
+        it: what the backend raises then is the disk's.
+        """
+        shapes = self.tables.shapes(transaction)
+        known, faults = self._looked
+        if shapes != known:
+            tables: list[Table[Any]] = [CURSORS, *self._tables_of.values()]
+            found = ((table.name, self.tables.fault(transaction, table)) for table in tables)
+            faults = {name: fault for name, fault in found if fault is not None}
+            self._looked = (shapes, faults)
+        return faults
 
     def standings(self) -> list[Standing]:
         """How each projection stands to the log."""
@@ -233,11 +253,16 @@ class Projector:
 
     def inline(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
         """Fold what was just appended, and a small gap before it, in the transaction that appends it."""
+        faults = self.faults(transaction)
         cursors = self.cursors(transaction)
         moved = []
         for projection in self.projections.values():
             cursor = cursors.get(projection.name)
             if cursor is None or cursor.fingerprint != projection.fingerprint or cursor.halted_at is not None:
+                continue
+            if (fault := faults.get(projection.name)) is not None:
+                # For good: even if somebody puts the table right by hand, nobody knows what became of its rows.
+                moved.append(attrs.evolve(cursor, halted_at=recorded[0].position, halted_reason=f"it {fault}"))
                 continue
             gap = before.position - cursor.position
             if gap == 0 and cursor.hash == before.hash.hex():
@@ -293,7 +318,7 @@ class Projector:
             try:
                 rows.fold(item)
             except Exception as error:  # a user's own code: whatever it raises must not cost the fact
-                if rows.asking and self.tables.exists(transaction, table):  # a disk's fault; a dropped table's is ours
+                if rows.asking:  # the disk's fault and no projection's
                     raise
                 raise ProjectionHalted(projection.name, item.position, f"{type(error).__name__}: {error}") from error
         rows.flush()
@@ -354,14 +379,12 @@ class Projector:
         """Why the table may neither be read nor carried on, if so."""
         if cursor.fingerprint != projection.fingerprint:
             return StaleProjection(projection.name, "was built by another version of the program")
+        if (fault := self.faults(reading).get(projection.name)) is not None:
+            return StaleProjection(projection.name, fault)
         if cursor.halted_at is not None:
             return ProjectionHalted(projection.name, cursor.halted_at, cursor.halted_reason or "")
-        if not self.tables.exists(reading, self.table(projection)):
-            return StaleProjection(projection.name, "has no table")
         if not self._true(reading, cursor):
             return StaleProjection(projection.name, "was built from another log, or from one that was rolled back")
-        if not self.tables.exists(reading, self.table(projection)):
-            return StaleProjection(projection.name, "has no table any more")
         return None
 
     @staticmethod

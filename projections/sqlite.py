@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from eventstore.sqlite.schema import is_plain_index
+
 if TYPE_CHECKING:
     from eventstore.sqlite import SQLiteTransaction
     from projections.tables import Filter, Query, Table, Values
@@ -27,16 +29,28 @@ class SQLiteTables:
         found = transaction.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table.name,))
         return found.fetchone() is not None
 
+    def shapes(self, transaction: SQLiteTransaction) -> int:
+        """See `tables.Tables`. SQLite counts every change of its schema, whoever makes it."""
+        found: int = transaction.execute("PRAGMA schema_version").fetchone()[0]
+        return found
+
+    def fault(self, transaction: SQLiteTransaction, table: Table[Any]) -> str | None:
+        """See `tables.Tables`."""
+        parts = transaction.execute("SELECT type, name, sql FROM sqlite_schema WHERE tbl_name = ?", (table.name,))
+        made = False
+        for kind, name, sql in parts.fetchall():
+            if kind == "table":
+                made = True
+                # Not its name: a rebuild's RENAME spells that anew.
+                if sql.partition("(")[1:] != _definition(table).partition("(")[1:]:
+                    return "has a table that somebody altered"
+            elif sql is not None and not (kind == "index" and is_plain_index(sql)):
+                return f"has a table with a {kind} of somebody's, {name}, that could refuse or take away its rows"
+        return None if made else "has no table"
+
     def create(self, transaction: SQLiteTransaction, table: Table[Any]) -> None:
         """See `tables.Tables`."""
-        columns = [
-            f'"{column.name}" {_TYPES[column.kind]}{"" if column.optional else " NOT NULL"}' for column in table.columns
-        ]
-        key = ", ".join(f'"{name}"' for name in table.key)
-        transaction.execute(
-            f'CREATE TABLE "{table.name}"({", ".join(columns)}, _position INTEGER NOT NULL, PRIMARY KEY ({key})) '
-            "STRICT, WITHOUT ROWID"
-        )
+        transaction.execute(_definition(table))
         for names in table.indexes:
             # An index keeps its name when a rebuild renames its table, so the name must be new each time.
             columns_of = ", ".join(f'"{name}"' for name in names)
@@ -90,6 +104,17 @@ class SQLiteTables:
         where, values = _where(wanted)
         found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
         return found
+
+
+def _definition(table: Table[Any]) -> str:
+    columns = [
+        f'"{column.name}" {_TYPES[column.kind]}{"" if column.optional else " NOT NULL"}' for column in table.columns
+    ]
+    key = ", ".join(f'"{name}"' for name in table.key)
+    return (
+        f'CREATE TABLE "{table.name}"({", ".join(columns)}, _position INTEGER NOT NULL, PRIMARY KEY ({key})) '
+        "STRICT, WITHOUT ROWID"
+    )
 
 
 def _columns(table: Table[Any]) -> str:

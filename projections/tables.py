@@ -7,7 +7,7 @@ text by code point. Each row ends in the position of the event that last touched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from types import UnionType
@@ -238,6 +238,15 @@ class Tables(Protocol):
 
     def exists(self, transaction: Any, table: Table[Any]) -> bool:
         """Whether the table is there."""
+
+    def shapes(self, transaction: Any) -> Hashable:
+        """What is another value whenever a table was made, altered or taken away since; cheap."""
+
+    def fault(self, transaction: Any, table: Table[Any]) -> str | None:
+        """Why the table is not to be used: it is not there, or not as `create` makes it; None if it is.
+
+        The words follow a name: "has no table".
+        """
 
     def create(self, transaction: Any, table: Table[Any]) -> None:
         """Make the table; it must not be there."""

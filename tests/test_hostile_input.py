@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import projections
-from eventstore.errors import CannotOpen, EventStoreError, LostTail, NewerDatabase
+from eventstore.errors import CannotOpen, EventStoreError, NewerDatabase
 from eventstore.notes import LogRecorded
 from eventstore.sqlite import APPLICATION_ID, sqlite3
 from projections.cli import main
@@ -135,16 +135,18 @@ def test_a_schema_number_of_the_future_is_refused_as_such(path, version):
 
 
 @pytest.mark.parametrize("version", [0, -1, -(2**31)])
-def test_a_schema_number_of_the_past_that_is_not_so_is_told_or_changes_nothing(path, version):
+def test_a_schema_number_of_the_past_that_is_not_so_is_told_and_putting_it_right_is_enough(path, version):
     with projections.connect(path) as runs:
         before = list(runs.store.read_all())
     crafted(path, f"PRAGMA user_version = {version}")
 
-    with contextlib.suppress(LostTail):  # no schema, and a witness of entries
-        projections.connect(path).close()
+    for options in ({}, {"accept_loss": True}):
+        with pytest.raises(CannotOpen, match="user_version"):
+            projections.connect(path, **options)
 
-    with projections.connect(path, accept_loss=True) as runs:
-        assert list(runs.store.read_all())[: len(before)] == before
+    crafted(path, "PRAGMA user_version = 1")
+    with projections.connect(path) as runs:
+        assert list(runs.store.read_all()) == before
         assert runs.verify().ok
 
 

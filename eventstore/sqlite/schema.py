@@ -6,6 +6,7 @@ tenth of a second, which an up-to-date database need not pay.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -90,20 +91,39 @@ def schema_version(connection: sqlite3.Connection, url: str) -> int:
         raise CannotOpen(url, "it is a SQLite database of another program; choose another name")
     if version > len(MIGRATIONS):
         raise NewerDatabase(url, version, len(MIGRATIONS))
+    if ours and version < 1:  # both are set in the transaction that makes the schema
+        reason = f"its schema number (user_version) says {version}, and no log has less than 1"
+        raise CannotOpen(url, f"{reason}: somebody changed it; set it right, or restore a backup")
     if ours:
         _refuse_strange_parts(connection, url)
     return version
 
 
 def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:
-    """A database from elsewhere may hold triggers and views that act, or lie, when we write and read."""
+    """A database from elsewhere may hold triggers and views that act, or lie, when we write and read.
+
+    An index over plain columns does neither, and may be an operator's; any other could refuse what we insert.
+    """
     known = _parts()
-    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
         body = _body(sql or "")
         if name in known and body != known[name]:
             raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore a backup")
         if name not in known and kind in ("trigger", "view"):
             raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
+        if name not in known and kind == "index" and table in ("events", "log") and not is_plain_index(sql or ""):
+            reason = f"it holds an index {name} that runfold did not make and that could refuse what is appended"
+            raise CannotOpen(url, f"{reason}; drop it, or make one over plain columns and not UNIQUE")
+
+
+_NAME = r"""(?:"[^"]+"|`[^`]+`|\[[^]]+\]|\w+)"""
+_COLUMN = rf"{_NAME}(?: ASC| DESC)?"
+_PLAIN_INDEX = re.compile(rf"CREATE INDEX {_NAME} ON {_NAME} ?\( ?{_COLUMN}(?: ?, ?{_COLUMN})* ?\)", re.IGNORECASE)
+
+
+def is_plain_index(sql: str) -> bool:
+    """Whether an index is over columns alone. UNIQUE, an expression or a condition could refuse a row."""
+    return _PLAIN_INDEX.fullmatch(_body(sql)) is not None
 
 
 def missing_parts(names: Iterable[str]) -> list[str]:

@@ -162,6 +162,35 @@ class TablesContract:
 
     # --- tables -------------------------------------------------------------------------------------------------
 
+    def test_the_shapes_change_when_a_table_is_made_or_taken_away_and_not_with_its_rows(self) -> None:
+        """So what is known of tables may be kept until then."""
+        other = THINGS.renamed("other")
+
+        def shapes() -> object:
+            with self.log.reading() as reading:
+                return self.tables.shapes(reading)
+
+        first = shapes()
+        self.put(Thing("a", 1))
+        assert shapes() == first
+        self.write(lambda transaction: self.tables.create(transaction, other))
+        second = shapes()
+        assert second != first
+        self.write(lambda transaction: self.tables.drop(transaction, other))
+        assert shapes() != second
+
+    def test_a_table_is_without_fault_as_it_was_made_and_after_a_rename(self) -> None:
+        """And one that is not there has one."""
+        other = THINGS.renamed("other")
+
+        def faults() -> list[str | None]:
+            with self.log.reading() as reading:
+                return [self.tables.fault(reading, table) for table in (THINGS, other)]
+
+        assert faults() == [None, "has no table"]
+        self.write(lambda transaction: self.tables.rename(transaction, THINGS, "other"))
+        assert faults() == ["has no table", None]
+
     def test_a_table_exists_from_its_making_until_it_is_dropped(self) -> None:
         other = THINGS.renamed("others")
 
