@@ -608,8 +608,8 @@ def schema_page() -> str:
         _statements(found, "events"),
         "\n".join(["| column | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in _EVENTS_COLUMNS.items())]),
         (
-            "The triggers refuse UPDATE and DELETE to every program. Indexes of your own may be added over plain columns; "
-            "a UNIQUE one, or one with an expression or a condition, could refuse an append: with such an index, or with "
+            "The triggers refuse UPDATE and DELETE to every program. You may add indexes over plain columns; a UNIQUE "
+            "one, or one with an expression or a condition, could refuse an append: with such an index, or with "
             "triggers and views that are not ours, the database is not opened. The table `log` holds its random id:"
         ),
         _statements(found, "log"),
