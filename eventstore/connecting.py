@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from eventstore.errors import InvalidArgument
 from eventstore.memory import MemoryLog
 from eventstore.notes import LogRecorded
@@ -12,11 +14,12 @@ from eventstore.store import EventStore
 from eventstore.workflow import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from eventstore.gate import Redactor
     from eventstore.log import Log
     from eventstore.machine import Machine
+    from eventstore.payloads import Json
 
 
 def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
@@ -28,16 +31,37 @@ def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
         InvalidArgument: no such scheme, or an option that the backend does not have.
     """
     if not isinstance(url, str | PathLike):
+        _check_options(options, (), "a log that is open already")
         return url
+    path = path_of(url)
+    if path is None:
+        _check_options(options, (), "a log in memory")
+        return MemoryLog()
+    from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - a memory store needs no driver
+
+    _check_options(options, SQLiteLog.__init__.__kwdefaults__ or (), "a log in SQLite")
+    return SQLiteLog(path, **options)
+
+
+def path_of(url: str | PathLike[str]) -> str | None:
+    """The database file that a URL names; None for one in memory.
+
+    Raises:
+        InvalidArgument: no such scheme.
+    """
     name = fspath(url)
     scheme, separator, rest = name.partition("://")
     if name == "memory:":
-        return MemoryLog()
+        return None
     if separator and scheme != "sqlite":
         raise InvalidArgument("url", name, "knows no such scheme; use a path, sqlite:///path or memory:")
-    from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - a memory store needs no driver
+    return (rest.removeprefix("/") or rest) if separator else name
 
-    return SQLiteLog((rest.removeprefix("/") or rest) if separator else name, **options)
+
+def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: str) -> None:
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidArgument(name, value, f"is no option of {backend}, which takes {', '.join(known) or 'none'}")
 
 
 def connect(
@@ -67,9 +91,15 @@ def connect(
 def record_loss(store: EventStore) -> None:
     """Write down, as an event, that acknowledged entries are gone and that somebody went on all the same."""
     loss = store.log.loss
-    if loss is None or getattr(store.log, "read_only", False):
+    if loss is None or loss.recorded is not None or getattr(store.log, "read_only", False):
         return
-    kind = "the window of synchronous=NORMAL, after a reboot" if loss.promised else "accepted by an operator"
-    lost = {"expected": loss.expected, "expected_hash": loss.expected_hash, "found": loss.found, "why": kind}
-    store.append("runfold", LogRecorded(source="runfold", kind="tail-lost", payload=lost))
-    store.log.loss = None
+    lost: dict[str, Json] = {
+        "expected": loss.expected,
+        "expected_hash": loss.expected_hash,
+        "found": loss.found,
+        "why": "the window of synchronous=NORMAL, after a reboot" if loss.promised else "accepted by an operator",
+    }
+    if loss.by is not None and not loss.promised:
+        lost["by"] = loss.by
+    (recorded,) = store.append("runfold", LogRecorded(source="runfold", kind="tail-lost", payload=lost))
+    store.log.loss = attrs.evolve(loss, recorded=recorded.position)

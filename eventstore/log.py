@@ -59,6 +59,10 @@ class Loss:
     """The last position that the log holds."""
     promised: bool
     """Whether it is the window that `synchronous=NORMAL` leaves open, and the power did go."""
+    by: str | None = None
+    """Who accepted it."""
+    recorded: int | None = None
+    """The position of the event that tells it, once that stands."""
 
 
 @frozen
@@ -113,6 +117,8 @@ class Log(Protocol):
     url: str
     loss: Loss | None
     """What was acknowledged and is gone, where opening went on all the same; the store records it as an event."""
+    remarks: tuple[str, ...]
+    """What an operator ought to know of the storage as it was opened, though it is no fault."""
 
     @property
     def closed(self) -> bool:

@@ -131,6 +131,7 @@ class MemoryLog:
     """A handle on a log that lives as long as somebody holds one. `reopen` gives another, as a restart finds it."""
 
     url = "memory:"
+    remarks: tuple[str, ...] = ()
     loss: Loss | None = None
 
     def __init__(self, disk: _Disk | None = None) -> None:

@@ -18,7 +18,14 @@ import attrs
 from attrs import field, frozen
 
 from eventstore.codec import Recorded
-from eventstore.errors import InvalidArgument, RebuildSuperseded, Refused, ReplayRefused, UnreadableEntry
+from eventstore.errors import (
+    InvalidArgument,
+    ProjectionHalted,
+    RebuildSuperseded,
+    Refused,
+    ReplayRefused,
+    UnreadableEntry,
+)
 from eventstore.gate import Folded
 from eventstore.log import Writing
 from eventstore.store import EventStore
@@ -78,7 +85,7 @@ class Report:
     listed: tuple[Difference, ...] = ()
     listed_skipped: tuple[Skipped, ...] = ()
     troubles: tuple[str, ...] = ()
-    """Tables that could not be compared, and why."""
+    """Tables that could not be compared, and why: one that halted, one that the check itself could not fold."""
 
     @property
     def ok(self) -> bool:
@@ -149,6 +156,8 @@ class _Making:
     entries: int = 0
     skipped: int = 0
     listed_skipped: list[Skipped] = field(factory=list)
+    halted: dict[str, str] | None = None
+    """Of a check: the projections that raised, and what; they are folded no further. A rebuild raises."""
 
 
 class Rebuilder:
@@ -178,8 +187,12 @@ class Rebuilder:
         return self._report(making, rows)
 
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
-        """Fold the log beside the tables and compare; all of them unless named. Arguments as in `rebuild`."""
+        """Fold the log beside the tables and compare; all of them unless named. Arguments as in `rebuild`.
+
+        A projection that raises is told in the report and compared no further; the others are.
+        """
         making = self._begin(names, "check", skip_invalid=skip_invalid)
+        making.halted = {}
         found: list[Report] = []
 
         def compare(transaction: Writing) -> None:
@@ -263,7 +276,14 @@ class Rebuilder:
             else:
                 admitted.append(recorded)
         for shadow in making.shadows:
-            self._projector.fold(transaction, shadow.projection, shadow.table, admitted)
+            if making.halted is not None and shadow.projection.name in making.halted:
+                continue
+            try:
+                self._projector.fold(transaction, shadow.projection, shadow.table, admitted)
+            except ProjectionHalted as failure:
+                if making.halted is None:
+                    raise
+                making.halted[shadow.projection.name] = str(failure)
         making.position = page[-1].position
         making.entries += len(page)
 
@@ -304,7 +324,8 @@ class Rebuilder:
         differences: list[Difference] = []
         count = rows = 0
         for shadow in making.shadows:
-            trouble = self._projector.bring_up(transaction, shadow.projection)
+            trouble = (making.halted or {}).get(shadow.projection.name)
+            trouble = trouble or self._projector.bring_up(transaction, shadow.projection)
             if trouble is not None:
                 troubles.append(trouble)
                 continue

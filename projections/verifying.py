@@ -48,6 +48,8 @@ class Verification:
     streams: int
     rows: int
     findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What could not be proved and is no fault: that no tail was lost, where no witness stood."""
 
     @property
     def ok(self) -> bool:
@@ -72,7 +74,9 @@ def verify(store: EventStore, rebuilder: Rebuilder, *, progress: Progress | None
         report: list[Report] = []
         tables = _guarded("tables", lambda: _of_report(rebuilder.check(skip_invalid=True), report))
         rows = report[0].rows if report else 0
-    return Verification(walk.head, walk.entries, len(walk.versions), rows, (*storage, *broken, *tables))
+    findings = (*storage, *broken, *tables)
+    notes = store.log.remarks if walk.entries else ()
+    return Verification(walk.head, walk.entries, len(walk.versions), rows, findings, notes)
 
 
 def _guarded(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:

@@ -6,7 +6,45 @@ import sqlite3
 import pytest
 
 import projections
+from eventstore.sqlite.schema import SCHEMA
 from tests.commanding import asked, by_hand, live_database, plain_surroundings, runfold, traced_database  # noqa: F401 - fixtures
+
+# --- a loss accepted ---------------------------------------------------------------------------------------------
+
+
+def test_accepting_a_loss_says_what_is_gone_and_who_accepted_it(traced):
+    head = asked("stats", traced)["entries"]
+    by_hand(traced, "DROP TRIGGER events_stay", f"DELETE FROM events WHERE position > {head - 3}")
+    by_hand(traced, *(statement for statement in SCHEMA if "events_stay" in statement))
+    runfold("verify", traced, code=1)
+
+    said = runfold("verify", traced, "--accept-loss", "--by", "alice", code=1).stdout  # the tables are of what is gone
+
+    assert said.startswith(f"the log ended at position {head - 3}, and {head} was acknowledged: accepted by alice;")
+    assert f"written down at position {head - 2}" in " ".join(said.split())
+    written = asked("events", traced, "--stream", "runfold")
+    assert written["data"]["payload"]["by"] == "alice"
+    runfold("rebuild", traced)
+    again = asked("verify", traced, "--accept-loss", "--by", "bob")
+    assert (again["ok"], again["loss"]) == (True, None)
+
+
+def test_accepting_where_nothing_is_gone_writes_nothing_and_says_so(traced):
+    head = asked("stats", traced)["entries"]
+
+    assert "nothing to accept" in runfold("verify", traced, "--accept-loss", "--by", "bob").stdout
+    assert asked("stats", traced)["entries"] == head
+    assert "give --accept-loss" in runfold("verify", traced, "--by", "bob", code=2).stderr
+
+
+def test_verify_notes_a_witness_that_is_not_there(traced):
+    traced.with_name(f"{traced.name}-witness").unlink()
+
+    assert "note: the witness" in runfold("verify", traced).stdout
+    document = asked("verify", traced)
+    assert document["ok"]
+    assert "is not there" in document["notes"][0]
+
 
 # --- the tables proved --------------------------------------------------------------------------------------------
 

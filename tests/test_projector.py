@@ -360,6 +360,22 @@ def test_a_halted_projection_is_recovered_by_mending_it_and_a_rebuild(world):
     assert runs.check().ok
 
 
+def test_a_check_tells_of_a_projection_that_raises_and_compares_the_others(world):
+    runs = world.runs(app=App(projections=[BRITTLE]))
+    runs.submit("good", run_id="run-1")
+    runs.submit("bad", run_id="run-2")
+    runs.submit("good", run_id="run-3")
+
+    report = runs.check()
+
+    assert not report.ok
+    (trouble,) = report.troubles
+    assert "brittle halted at position 2 (LookupError: no such thing as bad)" in trouble
+    assert (report.entries, report.differences, report.rows) == (3, 0, 3)
+    (finding,) = runs.verify().findings
+    assert "no such thing as bad" in finding.fact
+
+
 def test_catching_up_halts_as_well(world):
     other = plain(world)
     other.append("run-1", RunQueued("good"))

@@ -171,6 +171,58 @@ def test_an_operators_decision_to_go_on_is_recorded_as_an_event(path):
         assert runs.store.head().position == 11
 
 
+def test_who_accepted_a_loss_is_written_down_and_told(path):
+    cut_tail(path, 10)
+
+    with projections.connect(path, accept_loss="alice") as runs:
+        (recorded,) = runs.store.read("runfold")
+        loss = runs.store.log.loss
+
+    assert recorded.event.payload["by"] == "alice"
+    assert (loss.by, loss.found, loss.expected, loss.recorded) == ("alice", 10, 12, 11)
+
+
+def test_a_loss_is_written_down_once_however_often_its_log_is_connected(path):
+    cut_tail(path, 10)
+    log = SQLiteLog(path, accept_loss=True)
+
+    for _ in range(2):
+        runs = projections.connect(log)
+    runs.close()
+
+    with projections.connect(path) as runs:
+        assert len(list(runs.store.read("runfold"))) == 1
+
+
+@pytest.mark.parametrize("words", ["is not there", "is damaged", "is another log's", "cannot be read"])
+def test_verify_says_that_no_witness_could_speak_of_a_lost_tail_and_finds_no_fault_in_that(path, words):
+    witness = path.with_name("agent.db-witness")
+    with projections.connect(path) as runs:
+        assert runs.verify().notes == ()
+    if words == "is another log's":
+        witness.write_bytes(Witness("ab" * 16, 1, bytes(32), "FULL", "").encode())
+    else:
+        witness.unlink()
+    if words == "is damaged":
+        witness.write_bytes(b"x" * 256)
+    if words == "cannot be read":
+        witness.mkdir()
+
+    with projections.connect(path) as runs:
+        verification = runs.verify()
+
+    assert verification.ok
+    (note,) = verification.notes
+    assert words in note
+    assert "a tail that was lost before this opening would not have been noticed" in note
+
+
+def test_a_new_log_needs_no_witness(tmp_path):
+    with projections.connect(tmp_path / "new.db") as runs:
+        runs.submit("deploy")
+        assert runs.verify().notes == ()
+
+
 def test_a_shorter_log_that_grew_again_is_noticed_by_its_hash(path):
     witness = path.with_name("agent.db-witness")
     old = witness.read_bytes()

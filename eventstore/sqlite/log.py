@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
+
 from eventstore.errors import (
     CannotOpen,
     DatabaseBusy,
@@ -62,7 +64,8 @@ class SQLiteLog:
         synchronous: "FULL" syncs each commit; "NORMAL" may lose the last commits when the power goes, never their
             order and nothing in the middle.
         busy_timeout: seconds to wait for another process's lock.
-        accept_loss: open although acknowledged entries are gone; `loss` then tells which.
+        accept_loss: open although acknowledged entries are gone, which `loss` then tells; better than True is the name
+            of who accepts it.
         files: the port for file work.
 
     Raises:
@@ -80,7 +83,7 @@ class SQLiteLog:
         read_only: bool = False,
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 60.0,
-        accept_loss: bool = False,
+        accept_loss: bool | str = False,
         files: Files | None = None,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
@@ -89,6 +92,7 @@ class SQLiteLog:
         self.read_only = read_only
         self.loss: Loss | None = None
         """What a witness says is gone, where opening went on all the same; the store records it as an event."""
+        self.remarks: tuple[str, ...] = ()
         # Absolute at once: the process may change its folder before the next reader is opened.
         self._path = Path(path).absolute()
         self._synchronous = synchronous
@@ -139,10 +143,11 @@ class SQLiteLog:
         mode = mode or self._mode
         return connection_to(self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout)
 
-    def _look_for_loss(self, *, accept_loss: bool) -> None:
+    def _look_for_loss(self, *, accept_loss: bool | str) -> None:
         """Hold the witness, read first, against the head; through a connection that cannot write."""
         witness = self._witness.read()
         if witness is None:
+            self.remarks = self._witness.remarks if self._path.stat().st_size else ()  # a new file has none yet
             return
         connection = self._open("ro")
         try:
@@ -152,11 +157,12 @@ class SQLiteLog:
                 loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
             else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
                 loss = self._witness.all_gone(witness) if self._path.stat().st_size else None
+            self.remarks = self._witness.remarks
             if loss is None:
                 return
             if not (accept_loss or loss.promised):
                 raise self._lost_tail(witness, loss)
-            self.loss = loss
+            self.loss = attrs.evolve(loss, by=accept_loss if isinstance(accept_loss, str) else None)
         except sqlite3.Error as error:
             raise explained(error, self.url, self._busy_timeout) from error
         finally:

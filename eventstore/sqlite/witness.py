@@ -34,24 +34,32 @@ class WitnessFile:
         self._held: Held | None = None
         self._overruled = False
         """Whether the file tells of entries that are gone, which somebody accepted."""
+        self.remarks: tuple[str, ...] = ()
+        """Why nothing can be told by it, if so."""
 
     def read(self) -> Witness | None:
         """What it says; None, with a warning where something is there, if it says nothing."""
         try:
             data = self._files.read(self._path)
         except OSError as error:
-            _LOG.warning("%s cannot be read (%s): a lost tail would not be noticed", self._path, error)
+            self._useless(f"cannot be read ({error})")
             return None
         if data is None:
+            self._useless("is not there", logging.DEBUG)  # as beside each new database
             return None
         if (witness := Witness.decode(data)) is None:
-            _LOG.warning("%s is damaged: a lost tail would not be noticed this time", self._path)
+            self._useless("is damaged")
         return witness
+
+    def _useless(self, why: str, level: int = logging.WARNING) -> None:
+        words = f"the witness {self._path} {why}: a tail that was lost before this opening would not have been noticed"
+        _LOG.log(level, words)
+        self.remarks = (f"{words}; the next append writes a new one",)
 
     def loss(self, witness: Witness, log_id: str, reading: SQLiteTransaction) -> Loss | None:
         """What is gone, by this witness; None if nothing is, or if it is another log's."""
         if witness.log_id != log_id:
-            _LOG.warning("%s is another log's: a lost tail would not be noticed this time", self._path)
+            self._useless("is another log's")
             return None
         if reading.hash_at(witness.position) == witness.hash:
             return None

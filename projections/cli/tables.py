@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from projections.cli import output
 from projections.cli.opening import connect, store_command
+from projections.cli.questions import login_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eventstore.log import Loss
     from projections import Recovery, Report, Runs
     from projections.rebuilding import Progress as Listener
 
@@ -79,19 +81,31 @@ def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, 
 
 @store_command(opened=False)
 @click.option("--accept-loss", is_flag=True, help="Go on although acknowledged events are gone; it is written down.")
-def verify(database: str, app: str | None, accept_loss: bool, as_json: bool) -> None:  # noqa: FBT001
+@click.option("--by", metavar="NAME", help="Who accepts the loss; your login name unless given.")
+def verify(database: str, app: str | None, accept_loss: bool, by: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Prove storage, chain, machines and tables.
 
     SQLite's own checks; the hash chain and every place in it; every event by its machine; every table against the fold
-    of the log. The first bad position is named, and what can be done. Exits 1 if something was found.
+    of the log. The first bad position is named, and what can be done. Exits 1 if something was found. Where no
+    witness stood beside the database, so that nothing could tell of a lost tail, that is noted.
     """
-    with connect(database, app, accept_loss=accept_loss) as runs, _progress() as progress:
+    if by and not accept_loss:
+        raise click.UsageError("--by says who accepts a loss; give --accept-loss with it")
+    accepted: str | bool = accept_loss and (by or login_name())
+    with connect(database, app, accept_loss=accepted) as runs, _progress() as progress:
+        loss = runs.store.log.loss
         verification = runs.verify(progress=progress)
     if as_json:
-        found = {**attrs.asdict(verification, recurse=False), "ok": verification.ok}
+        found = {**attrs.asdict(verification, recurse=False), "ok": verification.ok, "loss": loss}
         head = verification.head
         output.document({**found, "head": {"position": head.position, "hash": head.hash.hex()}})
     else:
+        if loss is not None:
+            output.say(output.clean(_gone(loss)), style="bold yellow")
+        elif accept_loss:
+            output.say("nothing that was acknowledged is gone, so there was nothing to accept")
+        for note in verification.notes:
+            output.say(output.clean(f"note: {note}"), style="yellow")
         for finding in verification.findings:
             output.say(output.clean(finding), style="red")
         proved = f"{output.count(verification.entries, 'event')} in {output.count(verification.streams, 'stream')}"
@@ -102,6 +116,12 @@ def verify(database: str, app: str | None, accept_loss: bool, as_json: bool) -> 
             output.say(f"{output.count(len(verification.findings), 'finding')}; {proved} proved", style="bold")
     if not verification.ok:
         click.get_current_context().exit(1)
+
+
+def _gone(loss: Loss) -> str:
+    gone = f"the log ended at position {loss.found}, and {loss.expected} was acknowledged"
+    why = "the window of synchronous=NORMAL, after a reboot" if loss.promised else f"accepted by {loss.by}"
+    return f"{gone}: {why}; written down at position {loss.recorded}"
 
 
 @contextmanager
