@@ -453,7 +453,10 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
     "IllegalTransition": {"phase": "completed", "hint": "To go on, submit a new run that continues it."},
     "DigestMismatch": {"expected": "5f3a9c21e0b7d4", "actual": "c0ffee00a1b2c3"},
     "ImportRefused": {"reason": "the line is not JSON: Expecting value at column 1"},
-    "UnreadableEntry": {"type": "OrderPlaced", "reason": "no class of that name is known here"},
+    "UnreadableEntry": {
+        "type": "OrderPlaced", "reason": "no class of that name is known here",
+        "remedy": "open it with the program that wrote it, or give that program's upcaster",
+    },
     "ReplayRefused": {"phase": "completed", "event": "ToolCalled",
                       "reason": "run-42 is completed and cannot take ToolCalled; it takes RunDescribed."},
     "StaleProjection": {"name": "workflow_runs", "reason": "was built by another version of the program"},

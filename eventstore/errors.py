@@ -343,11 +343,12 @@ class UnreadableEntry(EventStoreError):
     stream: str
     type: str
     reason: str
+    remedy: str = "open it with the program that wrote it, or give that program's upcaster"
 
     def __str__(self) -> str:
         return (
             f"the entry at position {self.position} ({self.type} of {self.stream}) cannot be read: {self.reason}; "
-            "open it with the program that wrote it, or give that program's upcaster"
+            f"{self.remedy}"
         )
 
 

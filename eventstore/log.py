@@ -70,8 +70,8 @@ class Census:
     """What a log holds, counted."""
 
     streams: int
-    types: tuple[tuple[str, int, int], ...]
-    """Stored type, entries of it, bytes of their payloads; the most frequent first."""
+    types: tuple[tuple[str, int, int, int], ...]
+    """Stored type, entries of it, bytes of their payloads and bytes that these take; the most frequent first."""
 
 
 class Reading(Protocol):

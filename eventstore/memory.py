@@ -81,8 +81,9 @@ class MemoryTransaction:
         for entry in self.root.entries.values():
             entries[entry.type] += 1
             payload[entry.type] += len(entry.data.encode())
-        types = sorted(entries, key=lambda name: (-entries[name], name))
-        return Census(len(self.root.versions), tuple((name, entries[name], payload[name]) for name in types))
+        names = sorted(entries, key=lambda name: (-entries[name], name))
+        types = tuple((name, entries[name], payload[name], payload[name]) for name in names)
+        return Census(len(self.root.versions), types)
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""

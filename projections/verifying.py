@@ -8,15 +8,15 @@ and every table held against the fold. Nothing here changes anything that is obs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from eventstore.errors import EventStoreError
+from eventstore.errors import EventStoreError, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
-from eventstore.log import Cursor, Entry, Head
+from eventstore.log import Cursor, Entry, Head, Reading
 
 if TYPE_CHECKING:
     from eventstore.store import EventStore
@@ -111,10 +111,8 @@ class _Walk:
         recorded_at = 0
         while True:
             with self._log.reading() as reading:
-                entries = reading.read_all(after=self.head.position, limit=PAGE)
+                entries, unreadable = self._page(reading)
                 end: Head = reading.head()
-            if not entries:
-                return []
             for entry in entries:
                 if (fact := self._fault(entry, recorded_at)) is not None:
                     return [Finding("chain", entry.position, fact, self._remedy())]
@@ -122,8 +120,22 @@ class _Walk:
                 self.head = Cursor(entry.position, entry.hash)
                 self.versions[entry.stream] = entry.version
                 self.entries += 1
+            if unreadable is not None:
+                fact = f"{unreadable.type} of {unreadable.stream} cannot be read: {unreadable.reason}"
+                return [Finding("chain", unreadable.position, fact, self._remedy())]
+            if not entries:
+                return []
             if progress is not None:
                 progress(self.head.position, end.position)
+
+    def _page(self, reading: Reading) -> tuple[Sequence[Entry], UnreadableEntry | None]:
+        """The next entries, up to the first that cannot be read."""
+        after = self.head.position
+        try:
+            return reading.read_all(after=after, limit=PAGE), None
+        except UnreadableEntry as error:
+            before = error.position - after - 1
+            return (reading.read_all(after=after, limit=before) if before > 0 else ()), error
 
     def _fault(self, entry: Entry, recorded_at: int) -> str | None:
         if entry.position != self.head.position + 1:

@@ -466,6 +466,6 @@ def test_a_census_counts_streams_types_and_bytes(runs):
         census = reading.census()
     assert census.streams == 2
     assert census.types == (
-        ("MetaSet", 2, 2 * len('{"name":"n"}')),
-        ("LogRecorded", 1, len('{"source":"s","kind":"k","payload":"..."}') - 1),
+        ("MetaSet", 2, *[2 * len('{"name":"n"}')] * 2),
+        ("LogRecorded", 1, *[len('{"source":"s","kind":"k","payload":"..."}') - 1] * 2),
     )

@@ -31,6 +31,7 @@ from eventstore.errors import (
 from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import Witness, genesis
 from eventstore.log import Entry, Loss
+from eventstore.packing import Bases
 from eventstore.sqlite.driver import (
     DRIVER,
     SQLITE_VERSION,
@@ -118,6 +119,7 @@ class SQLiteLog:
             self._connection.close()
             raise
         self._genesis = genesis(self.id)
+        self._bases = Bases()
 
     # --- opening ------------------------------------------------------------------------------------------------
 
@@ -317,7 +319,7 @@ class SQLiteLog:
     def _transaction(self, job: Callable[[SQLiteTransaction], T]) -> T:
         connection = self._connection
         self._begin(connection)
-        transaction = SQLiteTransaction(connection, self._genesis)
+        transaction = SQLiteTransaction(connection, self._genesis, self._bases)
         try:
             result = job(transaction)
         except BaseException as error:

@@ -26,7 +26,7 @@ SCHEMA = (
     """
 -- The log. One row an entry; `position` is its place in the log, `version` its place in its stream, both from 1 and
 -- dense. Times are microseconds since 1970, UTC. `hash` chains each entry to the one before. `data` is last, so that
--- scans skip overflow pages; TEXT in it is the payload's JSON itself.
+-- scans skip overflow pages; TEXT in it is the payload's JSON itself, a BLOB is a packed form of it.
 CREATE TABLE events(
     position INTEGER PRIMARY KEY, stream TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL,
     recorded_at INTEGER NOT NULL, occurred_at INTEGER, attempt INTEGER, key TEXT, hash BLOB NOT NULL, meta TEXT,

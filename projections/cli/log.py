@@ -204,7 +204,8 @@ def _written(target: Path, lines: Iterator[bytes]) -> int:
 def stats(runs: Runs, as_json: bool) -> None:  # noqa: FBT001
     """Count what there is.
 
-    Events by type and the bytes of their payloads, streams, runs by phase, open questions, and how far each table is.
+    Events by type, the bytes of their payloads and what these take in the log, streams, runs by phase, open questions,
+    and how far each table is.
     """
     with runs.store.reading() as reading:
         head, census = reading.head(), reading.census()
@@ -222,25 +223,28 @@ def stats(runs: Runs, as_json: bool) -> None:  # noqa: FBT001
             "streams": census.streams,
             "runs": phases,
             "open_questions": questions,
-            "types": [{"type": name, "events": number, "bytes": payload} for name, number, payload in census.types],
+            "types": [{"type": name, "events": number, "bytes": payload, "stored": stored}
+                      for name, number, payload, stored in census.types],
             "projections": tables,
         })  # fmt: skip
         return
     payload = sum(item[2] for item in census.types)
+    stored = sum(item[3] for item in census.types)
     output.fields({
         "database": runs.store.log.url + ("" if size is None else f", {output.amount(size)}"),
         "log": f"{output.count(head.position, 'event')} in {output.count(census.streams, 'stream')}, "
-               f"{output.amount(payload)} of payload",
+               f"{output.amount(payload)} of payload"
+               + ("" if stored == payload else f", stored in {output.amount(stored)}"),
         "runs": ", ".join(f"{number:,} {phase}" for phase, number in phases.items()) or "none",
         "questions": f"{questions:,} open",
     })  # fmt: skip
     if census.types:
         output.say()
         output.table(
-            "event", "number", "payload", "",
-            rows=[(name, f"{number:,}", output.amount(size), f"{size / max(payload, 1):4.0%}")
-                  for name, number, size in census.types],
-            right=("number", "payload", ""),
+            "event", "number", "payload", "", "stored",
+            rows=[(name, f"{number:,}", output.amount(size), f"{size / max(payload, 1):4.0%}", output.amount(taken))
+                  for name, number, size, taken in census.types],
+            right=("number", "payload", "", "stored"),
         )  # fmt: skip
     output.say()
     output.table(

@@ -1,0 +1,249 @@
+"""Which payloads are packed, over which base, and how one is read back through its bases. Pure but for `Rows`.
+
+The first large payload of a type in a stream is stored whole, each further one as its difference to an earlier one:
+to the last, as a rule; every 32nd to the one 32 before, every 1,024th to the one 1,024 before, and so on. So a thousand
+checkpoints take little more than what is new in them, twice, and none is further than 62 bases from a whole one. How
+many bases lie below is an entry's `generation`.
+
+A base is named by its version and checked by its hash. What is remembered between two appends is only a shortcut, and
+is looked for in the log, in the transaction that refers to it: so it does not matter whether another process wrote, an
+append was undone, or nobody knows how a commit ended. A base that cannot be read back costs bytes, not the append: the
+payload is then stored whole.
+
+Whoever takes entries out of the log must leave every base of those that stay, and of those in turn, or pack the ones
+that stay anew: a run that may go on keeps its history, and a sealed file must hold JSON, or all of a descent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from eventstore.limits import MAX_BYTES
+from eventstore.log import Entry
+from eventstore.packing.forms import (
+    CHECK,
+    Compression,
+    DamagedForm,
+    Form,
+    decode,
+    encode_difference,
+    encode_whole,
+)
+from eventstore.packing.pieces import Whole, difference, literal_bytes
+
+PACKED_FROM = 1024
+"""Characters from which a payload is packed: below, there is little to gain, and JSON can be read with any tool."""
+LOOKBACK = 200
+"""Versions among which a base is looked for when none is remembered."""
+_REMEMBERED = 16 * 1024 * 1024
+"""Bytes of payloads that are remembered; the last one always is."""
+_FAN = 32
+_MOST_BASES = 512
+"""Of one payload; honest ones have some 31 for each power of 32 among their generations."""
+_MOST_HELD = 2 * MAX_BYTES
+"""Bytes of literals that are held while reading through bases, before those that are no longer needed are let go."""
+
+
+class Rows(Protocol):
+    """What packing asks of a backend, within one transaction."""
+
+    def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
+        """The hash of an entry and its payload as it stands; None if there is no such entry."""
+
+    def last_packed(self, stream: str, kind: str, before: int) -> tuple[int, bytes, bytes] | None:
+        """Version, hash and packed payload of the last packed entry of that type, at most `LOOKBACK` before."""
+
+
+@frozen
+class Base:
+    """An entry's payload, unpacked, to be taken as a base."""
+
+    version: int
+    hash: bytes
+    generation: int
+    data: bytes
+
+
+class Bases:
+    """The payload of each stream and type that was packed or unpacked last, as long as there is room.
+
+    One thread at a time: it belongs to a transaction, or to whoever holds the write lock.
+    """
+
+    def __init__(self, most_bytes: int = _REMEMBERED) -> None:
+        self.compression = Compression()
+        self._most = most_bytes
+        self._bytes = 0
+        self._held: OrderedDict[tuple[str, str], Base] = OrderedDict()
+
+    def get(self, stream: str, kind: str) -> Base | None:
+        """The one that is remembered, which may not stand in the log."""
+        held = self._held.get((stream, kind))
+        if held is not None:
+            self._held.move_to_end((stream, kind))
+        return held
+
+    def keep(self, stream: str, kind: str, base: Base) -> None:
+        """Remember this one in place of an earlier one."""
+        self.drop(stream, kind)
+        self._held[stream, kind] = base
+        self._bytes += len(base.data)
+        while self._bytes > self._most and len(self._held) > 1:
+            self._bytes -= len(self._held.popitem(last=False)[1].data)
+
+    def drop(self, stream: str, kind: str) -> None:
+        """Forget what is remembered here."""
+        if (held := self._held.pop((stream, kind), None)) is not None:
+            self._bytes -= len(held.data)
+
+
+def pack(entry: Entry, rows: Rows, bases: Bases) -> str | bytes:
+    """The entry's payload as it is to stand in the log: a packed form, or its JSON where that is short."""
+    if len(entry.data) < PACKED_FROM:
+        return entry.data
+    data = entry.data.encode()
+    # JSON always compresses: even noise in base64 does, by a quarter.
+    packed, generation = _over_a_base(entry, data, rows, bases) or (encode_whole(data, bases.compression), 0)
+    bases.keep(entry.stream, entry.type, Base(entry.version, entry.hash, generation, data))
+    return packed
+
+
+def unpack(entry: Entry, packed: bytes, rows: Rows, bases: Bases) -> str:
+    """The JSON of a packed payload; the entry's own `data` is not looked at.
+
+    Raises:
+        DamagedForm: it, or one of its bases, is damaged or missing.
+    """
+    form = decode(packed, bases.compression)
+    data = _read_back(entry, entry.version, form, rows, bases)
+    held = bases.get(entry.stream, entry.type)
+    if held is None or held.version < entry.version:
+        bases.keep(entry.stream, entry.type, Base(entry.version, entry.hash, form.generation, data))
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise DamagedForm("what its pieces make is no text") from None
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _over_a_base(entry: Entry, data: bytes, rows: Rows, bases: Bases) -> tuple[bytes, int] | None:
+    """The difference to an earlier entry, and its generation; None where there is none that pays."""
+    try:
+        last = _last(entry, rows, bases)
+        if last is None:
+            return None
+        generation = last.generation + 1
+        base = _ancestor(entry, last, generation - _step(generation), rows, bases)
+    except DamagedForm:
+        return None
+    pieces = difference(data, base.data)
+    if literal_bytes(pieces) > len(data) * 3 // 4:
+        return None
+    form = Form(len(data), pieces, generation, entry.version - base.version, base.hash[:CHECK])
+    packed = encode_difference(form, bases.compression)
+    # A pair assertion: what is written can be read. One copy, and a comparison at the speed of memory.
+    if _applied(decode(packed, bases.compression), base.data) != data:
+        return None
+    return packed, generation
+
+
+def _applied(form: Form, base: bytes) -> bytes:
+    whole = Whole(form.length)
+    whole.fill(form.pieces)
+    whole.fill([(0, len(base), base)])
+    return whole.join()
+
+
+def _last(entry: Entry, rows: Rows, bases: Bases) -> Base | None:
+    """The last packed payload before this one, remembered or read back; it stands in this transaction."""
+    held = bases.get(entry.stream, entry.type)
+    if held is not None:
+        row = rows.stored(entry.stream, held.version) if held.version < entry.version else None
+        if row is not None and row[0] == held.hash:
+            return held
+        bases.drop(entry.stream, entry.type)
+    found = rows.last_packed(entry.stream, entry.type, entry.version)
+    if found is None:
+        return None
+    version, digest, packed = found
+    form = decode(packed, bases.compression)
+    return Base(version, digest, form.generation, _read_back(entry, version, form, rows, bases))
+
+
+def _step(generation: int) -> int:
+    """How many generations down the base lies: 1, or the largest power of 32 that divides the generation."""
+    step = 1
+    while generation % (step * _FAN) == 0:
+        step *= _FAN
+    return step
+
+
+def _ancestor(entry: Entry, last: Base, generation: int, rows: Rows, bases: Bases) -> Base:
+    """The base of that generation, at or below `last`."""
+    if generation == last.generation:
+        return last
+    stored = rows.stored(entry.stream, last.version)
+    if stored is None:
+        raise DamagedForm("it is not there")
+    version, digest, form = last.version, last.hash, decode(stored[1], bases.compression)
+    while form.generation > generation:
+        version, digest, form = _below(entry.stream, version, form, rows, bases)
+    return Base(version, digest, form.generation, _read_back(entry, version, form, rows, bases))
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _read_back(entry: Entry, version: int, form: Form, rows: Rows, bases: Bases) -> bytes:
+    """The payload of a version of the entry's stream, through its bases, copied once."""
+    whole = Whole(form.length)
+    held = bases.get(entry.stream, entry.type)
+    literals = 0
+    for _ in range(_MOST_BASES):
+        whole.fill(form.pieces)
+        if not form.back:
+            return whole.join()
+        if held is not None and held.version == version - form.back and held.hash[:CHECK] == form.check:
+            _within(whole.reach, len(held.data))
+            whole.fill([(0, len(held.data), held.data)])
+            return whole.join()
+        literals += literal_bytes(form.pieces)
+        if literals > _MOST_HELD:
+            literals = whole.let_go()
+        version, _, form = _below(entry.stream, version, form, rows, bases)
+        _within(whole.reach, form.length)
+    raise DamagedForm(f"more than {_MOST_BASES} bases lie below it")
+
+
+def _below(stream: str, version: int, form: Form, rows: Rows, bases: Bases) -> tuple[int, bytes, Form]:
+    """Version, hash and form of the base of this one.
+
+    Raises:
+        DamagedForm: it is missing, another, or damaged.
+    """
+    version -= form.back
+    found = rows.stored(stream, version) if version > 0 else None
+    if found is None:
+        raise DamagedForm(f"it needs version {version} of {stream}, which is missing")
+    digest, packed = found
+    if digest[:CHECK] != form.check:
+        raise DamagedForm(f"it needs version {version} of {stream}, which is not the one it was made over")
+    if not isinstance(packed, bytes):
+        raise DamagedForm(f"it needs version {version} of {stream}, which is not packed")
+    try:
+        base = decode(packed, bases.compression)
+    except DamagedForm as error:
+        raise DamagedForm(f"it needs version {version} of {stream}, and there {error}") from None
+    if base.generation >= form.generation:
+        raise DamagedForm(f"it needs version {version} of {stream}, which is of no earlier generation")
+    return version, digest, base
+
+
+def _within(reach: int, length: int) -> None:
+    if reach > length:
+        raise DamagedForm("it reaches beyond the end of its base")
