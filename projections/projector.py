@@ -10,7 +10,7 @@ Making tables anew and proving them right is `rebuilding`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -204,8 +204,9 @@ class Projector:
 
     def cursor(self, transaction: Any, name: str) -> CursorRow | None:
         """One projection's cursor."""
-        if CURSORS.name in self.faults(transaction):
-            return None
+        return None if CURSORS.name in self.faults(transaction) else self._cursor(transaction, name)
+
+    def _cursor(self, transaction: Any, name: str) -> CursorRow | None:
         values = self.tables.get(transaction, CURSORS, (name,))
         return None if values is None else CURSORS.decode(values)
 
@@ -363,27 +364,39 @@ class Projector:
         needed: int | None = None
         while True:
             with self.log.reading() as reading:
-                cursor = self.cursor(reading, projection.name)
+                faults = self.faults(reading)
+                cursor = None if CURSORS.name in faults else self._cursor(reading, projection.name)
                 if cursor is None:
                     raise self._lost(projection)
-                if (trouble := self.trouble(reading, projection, cursor)) is not None:
+                head = reading.head()
+                if (trouble := self.trouble(reading, projection, cursor, faults, head)) is not None:
                     raise trouble
-                needed = reading.head().position if needed is None else needed
+                needed = head.position if needed is None else needed
                 if cursor.position >= needed:
                     return question(reading)
             if self.read_only:
                 raise StaleProjection(projection.name, "is behind the log and may not be written here")
             self.catch_up(projection)
 
-    def trouble(self, reading: Reading, projection: Projection[Any], cursor: CursorRow) -> EventStoreError | None:
-        """Why the table may neither be read nor carried on, if so."""
+    def trouble(
+        self,
+        reading: Reading,
+        projection: Projection[Any],
+        cursor: CursorRow,
+        faults: Mapping[str, str] | None = None,
+        head: Head | None = None,
+    ) -> EventStoreError | None:
+        """Why the table may neither be read nor carried on, if so; faults and head may be known already."""
+        faults = self.faults(reading) if faults is None else faults
         if cursor.fingerprint != projection.fingerprint:
             return StaleProjection(projection.name, "was built by another version of the program")
-        if (fault := self.faults(reading).get(projection.name)) is not None:
+        if (fault := faults.get(projection.name)) is not None:
             return StaleProjection(projection.name, fault)
         if cursor.halted_at is not None:
             return ProjectionHalted(projection.name, cursor.halted_at, cursor.halted_reason or "")
-        if not self._true(reading, cursor):
+        # A cursor at the head is true if its hash is the head's: the usual case takes no look into the log.
+        at_head = head is not None and head.position == cursor.position and head.hash.hex() == cursor.hash
+        if not at_head and not self._true(reading, cursor):
             return StaleProjection(projection.name, "was built from another log, or from one that was rolled back")
         return None
 

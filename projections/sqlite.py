@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.schema import is_plain_index
@@ -68,11 +69,7 @@ class SQLiteTables:
 
     def get(self, transaction: SQLiteTransaction, table: Table[Any], key: Values) -> Values | None:
         """See `tables.Tables`."""
-        where = " AND ".join(f'"{name}" = ?' for name in table.key)
-        found: Values | None = transaction.execute(
-            f'SELECT {_columns(table)} FROM "{table.name}" WHERE {where}',  # noqa: S608
-            key,
-        ).fetchone()
+        found: Values | None = transaction.execute(_get(table), key).fetchone()
         return found
 
     def put(self, transaction: SQLiteTransaction, table: Table[Any], rows: Sequence[Values]) -> None:
@@ -117,6 +114,13 @@ def _definition(table: Table[Any]) -> str:
     )
 
 
+@lru_cache(maxsize=100)
+def _get(table: Table[Any]) -> str:
+    where = " AND ".join(f'"{name}" = ?' for name in table.key)
+    return f'SELECT {_columns(table)} FROM "{table.name}" WHERE {where}'  # noqa: S608
+
+
+@lru_cache(maxsize=100)
 def _columns(table: Table[Any]) -> str:
     return ", ".join([*(f'"{column.name}"' for column in table.columns), "_position"])
 

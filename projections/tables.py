@@ -7,7 +7,7 @@ text by code point. Each row ends in the position of the event that last touched
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from types import UnionType
@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, ge
 
 import attrs
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 from eventstore.errors import InvalidArgument
 from eventstore.payloads import encode_json, from_microseconds, to_microseconds
@@ -70,17 +70,16 @@ class Column:
             raise InvalidArgument(self.name, value, "holds a lone surrogate, which is not text")
         return value
 
-    def decode(self, value: Any) -> Any:
-        """The field's value again."""
+    @property
+    def decoder(self) -> Callable[[Any], Any] | None:
+        """What makes the field's value of a plain one; None where they are the same."""
         if self.kind == "json":
-            return None if value is None else orjson.loads(value)
-        if value is None:
-            return None
+            return orjson.loads
         if self.enum is not None:
-            return self.enum(value)
+            return self.enum
         if self.kind == "time":
-            return from_microseconds(value)
-        return bool(value) if self.kind == "boolean" else value
+            return from_microseconds
+        return bool if self.kind == "boolean" else None
 
 
 _ARTICLES = {
@@ -102,6 +101,17 @@ class Table(Generic[R]):
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+    _places: dict[str, tuple[int, Column]] = field(init=False)
+    _decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
+
+    @_places.default
+    def _by_name(self) -> dict[str, tuple[int, Column]]:
+        return {column.name: (index, column) for index, column in enumerate(self.columns)}
+
+    @_decoders.default
+    def _of_columns(self) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
+        columns = enumerate(self.columns)
+        return tuple((index, decode) for index, column in columns if (decode := column.decoder) is not None)
 
     @classmethod
     def of(cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()) -> Table[R]:
@@ -119,9 +129,8 @@ class Table(Generic[R]):
         Raises:
             InvalidArgument: no such column.
         """
-        for index, column in enumerate(self.columns):
-            if column.name == name:
-                return index, column
+        if (found := self._places.get(name)) is not None:
+            return found
         names = ", ".join(column.name for column in self.columns)
         raise InvalidArgument(name, "", f"is no column of {self.name}; its columns are {names}")
 
@@ -131,11 +140,15 @@ class Table(Generic[R]):
 
     def decode(self, values: Values) -> R:
         """The row again."""
-        return self.row(*(column.decode(value) for column, value in zip(self.columns, values, strict=False)))
+        fields = [*values[: len(self.columns)]]
+        for index, decode in self._decoders:
+            if (value := fields[index]) is not None:
+                fields[index] = decode(value)
+        return self.row(*fields)
 
     def key_of(self, values: Values) -> Values:
         """The encoded key of encoded values."""
-        return tuple(values[self.column(name)[0]] for name in self.key)
+        return tuple([values[self.column(name)[0]] for name in self.key])
 
     def encode_key(self, key: Sequence[Any]) -> Values:
         """The encoded key, or the beginning of one.
@@ -143,10 +156,10 @@ class Table(Generic[R]):
         Raises:
             InvalidArgument: a value of another type, or None: no part of a key may be absent.
         """
-        encoded = tuple(self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False))
-        for name, value in zip(self.key, encoded, strict=False):
-            if value is None:
-                raise InvalidArgument(name, None, f"is part of the key of {self.name} and must not be absent")
+        encoded = tuple([self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False)])
+        if None in encoded:
+            name = self.key[encoded.index(None)]
+            raise InvalidArgument(name, None, f"is part of the key of {self.name} and must not be absent")
         return encoded
 
 

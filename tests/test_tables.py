@@ -97,7 +97,7 @@ def test_enum_members_and_their_values_are_the_same_value():
     _, column = THINGS.column("colour")
 
     assert column.encode(Colour.RED) == column.encode("red") == "red"
-    assert column.decode("red") is Colour.RED
+    assert column.decoder("red") is Colour.RED
 
 
 def test_times_come_back_in_utc():
