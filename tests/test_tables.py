@@ -104,5 +104,5 @@ def test_times_come_back_in_utc():
     _, column = THINGS.column("seen_at")
     moment = datetime.fromisoformat("2026-01-01T01:00:00+01:00")
 
-    assert column.decode(column.encode(moment)) == datetime(2026, 1, 1, tzinfo=UTC)
-    assert column.decode(column.encode(moment)).tzinfo is UTC
+    assert column.decoder(column.encode(moment)) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert column.decoder(column.encode(moment)).tzinfo is UTC
