@@ -79,7 +79,7 @@ def test_rows_and_cursor_move_with_the_append_or_not_at_all(world):
 
     def job(transaction):
         view = runs.store.gate.fold(transaction, "run-1", runs.store.gate.start(None))
-        drafts = runs.store.gate.draft([MessageRecorded("user", "one")], attempt=1)
+        drafts = runs.store.gate.draft("run-1", [MessageRecorded("user", "one")], attempt=1)
         runs.store.gate.place(transaction, view, "run-1", drafts)
         assert runs._projector.cursor(transaction, "tally").position == 3
         raise ZeroDivisionError
@@ -335,7 +335,7 @@ def test_of_an_append_that_a_projection_breaks_on_it_keeps_nothing(world):
     def job(transaction):
         for run_id, workflow in (("run-1", "good"), ("run-2", "bad")):
             view = runs.store.gate.fold(transaction, run_id, runs.store.gate.start(RUN))
-            runs.store.gate.place(transaction, view, run_id, runs.store.gate.draft([RunQueued(workflow)]))
+            runs.store.gate.place(transaction, view, run_id, runs.store.gate.draft(run_id, [RunQueued(workflow)]))
 
     runs.store.write(job)
 
