@@ -4,37 +4,26 @@
 missing, unknown or ill-typed field is an error, never a guess. Payloads hold data only: a type is looked up by name
 among the given classes, nothing is imported, nothing is unpickled.
 
-Fields annotated `Json` (that is, `Any`) pass through cattrs untouched: structuring them item by item would cost ten
-times the encoding itself.
+Most events have plain fields, for which `shapes` knows a short way; what it does not know, `structuring` decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from enum import Enum
-from typing import Any, TypeVar, get_args
-from uuid import UUID
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import attrs
-import cattrs
 import orjson
 from attrs import frozen
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
 from eventstore.log import Cursor, Entry
-from eventstore.payloads import (
-    WORDS,
-    Json,
-    described,
-    encode_json,
-    from_iso,
-    from_microseconds,
-    to_iso,
-)
+from eventstore.payloads import Json, described, encode_json, from_microseconds
+from eventstore.shapes import Shape, shape_of
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from eventstore.structuring import Structuring
 
 
 @frozen
@@ -146,7 +135,7 @@ class Codec:
     """
 
     def __init__(self, events: Iterable[type], upcasters: Iterable[Upcaster] = ()) -> None:
-        self._converter = _converter()
+        self._shapes: dict[type, Shape] = {}
         self._kinds: dict[str, type] = {}
         self._upcasters: dict[str, Upcaster] = {}
         for kind in events:
@@ -192,13 +181,13 @@ class Codec:
         name = kind.__name__
         if self._kinds.get(name) is not kind:
             raise UnknownEvent(name, self.names)
-        try:
-            fields = self._converter.unstructure(event)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InvalidPayload(name, "$", f"does not fit its fields: {error}") from error
+        fields = self._shape(kind).fields(event)
+        if fields is not None:
+            return encode_json(name, fields)
+        fields = self._structuring.fields(event)
         text = encode_json(name, fields)
         # A pair assertion: what is written can be read. One structuring of the fields, Json ones untouched.
-        self._structure(name, kind, fields)
+        self._structuring.event(name, kind, fields)
         return text
 
     def parse(self, name: str, fields: Mapping[str, Json]) -> Any:
@@ -233,142 +222,18 @@ class Codec:
             reason = f"{type(error).__name__}: {error}"
         raise UnreadableEntry(entry.position, entry.stream, entry.type, reason)
 
-    def _structure(self, name: str, kind: type[T], fields: Mapping[str, Json]) -> T:
-        try:
-            return self._converter.structure(fields, kind)
-        except Exception as error:  # cattrs wraps whatever a field raised in an ExceptionGroup of its own
-            message, _, path = cattrs.transform_error(error, format_exception=_explained)[0].rpartition(" @ ")
-            raise InvalidPayload(name, path, message) from error
+    @cached_property
+    def _structuring(self) -> Structuring:
+        from eventstore.structuring import Structuring  # noqa: PLC0415 - cattrs takes long to import; see there
 
+        return Structuring()
 
-def _explained(error: BaseException, kind: type | None) -> str:
-    """An error of cattrs in our words: no classes, and what to write instead."""
-    if isinstance(error, KeyError):
-        return "is missing"
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        return f"has fields that the event does not know: {', '.join(sorted(error.extra_fields))}"
-    if isinstance(error, TypeError | ValueError) and "must be" in str(error):
-        return str(error)
-    if "not in literal" in str(error):
-        return f"must be one of {', '.join(map(str, get_args(kind)))}"
-    if isinstance(error, AttributeError):  # an object's field was given something that has no fields
-        return "must be an object"
-    return cattrs.v.format_exception(error, kind)
+    def _shape(self, kind: type) -> Shape:
+        shape = self._shapes.get(kind)
+        if shape is None:
+            shape = self._shapes[kind] = shape_of(kind)
+        return shape
 
-
-def _strict(kind: type) -> Callable[[Json, Any], Json]:
-    def structure(value: Json, _type: Any) -> Json:
-        if type(value) is not kind:
-            raise TypeError(f"must be {WORDS[kind]}, not {described(value)}")
-        return value
-
-    return structure
-
-
-def _structure_float(value: Json, _type: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"must be a number, not {described(value)}")
-    return float(value)
-
-
-def _structure_datetime(value: Json, _type: Any) -> datetime:
-    if type(value) is not str:
-        raise TypeError(f"must be an ISO 8601 time as text, not {described(value)}")
-    return from_iso(value)
-
-
-def _structure_uuid(value: Json, _type: Any) -> UUID:
-    try:
-        return UUID(value)
-    except (ValueError, TypeError, AttributeError):
-        raise TypeError(f"must be a UUID as text, not {described(value)}") from None
-
-
-def _register_enums(annotation: Any, converter: cattrs.Converter) -> None:
-    # Each by itself: a StrEnum is a str too, and cattrs would ask the hook of str before one for all enums.
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        converter.register_structure_hook(annotation, _structure_enum)
-        converter.register_unstructure_hook(annotation, _enum_value)
-    for argument in get_args(annotation):
-        _register_enums(argument, converter)
-
-
-def _structure_enum(value: Json, kind: type[Enum]) -> Enum:
-    for member in kind:
-        if member.value == value and type(member.value) is type(value):
-            return member
-    raise TypeError(f"must be one of {', '.join(str(member.value) for member in kind)}")
-
-
-def _enum_value(member: Any) -> Json:
-    if not isinstance(member, Enum):
-        raise TypeError(f"must be an enum member, not {described(member)}")
-    return member.value
-
-
-_PLAIN = (bool, int, float, str, type(None))
-
-
-def _untouched(value: Json) -> Json:
-    return value
-
-
-def _untouched_structure(value: Json, _type: Any) -> Json:
-    return value
-
-
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=True)
-    for kind in (str, int, bool):
-        converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook(float, _structure_float)
-    converter.register_structure_hook(datetime, _structure_datetime)
-    converter.register_unstructure_hook(datetime, to_iso)
-    converter.register_structure_hook(UUID, _structure_uuid)
-    converter.register_unstructure_hook(UUID, str)
-    # An int field that holds a str must not pass; cattrs unstructures primitives by the value's own class, so
-    # the structuring that follows each encoding is what notices.
-    converter.register_structure_hook_factory(attrs.has, lambda kind: _structure_function(kind, converter))
-    converter.register_unstructure_hook_factory(attrs.has, lambda kind: _unstructure_function(kind, converter))
-    return converter
-
-
-def _prepare(kind: type, converter: cattrs.Converter) -> None:
-    attrs.resolve_types(kind)
-    for field in attrs.fields(kind):
-        _register_enums(field.type, converter)
-
-
-def _json_fields(kind: type) -> list[str]:
-    return [field.name for field in attrs.fields(kind) if field.type is Any or Any in get_args(field.type)]
-
-
-def _structure_function(kind: type, converter: cattrs.Converter) -> Callable[[Json, Any], Any]:
-    _prepare(kind, converter)
-    hooks = {name: override(struct_hook=_untouched_structure) for name in _json_fields(kind)}
-    return make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **hooks)  # type: ignore[arg-type]
-
-
-def _unstructure_function(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    _prepare(kind, converter)
-    json_fields = set(_json_fields(kind))
-    # Equal is not the same: True == 1 == 1.0 and -0.0 == 0.0, and what is left out comes back as the default. So plain
-    # defaults are compared by how they are written, and a Json field whose default is a container is never left out.
-    plain = [(field.name, repr(field.default)) for field in attrs.fields(kind) if type(field.default) in _PLAIN]
-    compound = {field.name for field in attrs.fields(kind) if type(field.default) not in _PLAIN} & json_fields
-    hooks = {name: override(unstruct_hook=_untouched, omit_if_default=name not in compound) for name in json_fields}
-    without_defaults: Callable[[Any], dict[str, Any]] = make_dict_unstructure_fn(
-        kind,
-        converter,
-        _cattrs_omit_if_default=True,
-        **hooks,  # type: ignore[arg-type]
-    )
-
-    def unstructure(event: Any) -> dict[str, Any]:
-        fields = without_defaults(event)
-        for name, default in plain:
-            if name not in fields and repr(value := getattr(event, name)) != default:
-                fields[name] = value
-        return fields
-
-    return unstructure if plain else without_defaults
+    def _structure(self, name: str, kind: type, fields: Mapping[str, Json]) -> Any:
+        event = self._shape(kind).event(fields)
+        return self._structuring.event(name, kind, fields) if event is None else event

@@ -1,0 +1,140 @@
+"""The short way from events to plain fields and back, for classes whose fields are plain: most of them.
+
+A shape answers only where it is sure, and gives None wherever anything is out of the ordinary: a time, an enum, a
+class within a class, a value of another type, a field missing or too many. Then `structuring` decides, and it alone
+says what is wrong. So the two differ in nothing but time: 2 µs against 8, for each event that is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import attrs
+
+from eventstore.payloads import Json
+
+PLAIN = (bool, int, float, str, type(None))
+_REQUIRED = object()
+_COMPOUND = object()
+"""A default that is made anew for each event."""
+
+
+class _Part(NamedTuple):
+    """One field: what it may hold, and what it holds when it is left out."""
+
+    name: str
+    written: frozenset[type] | None
+    """The types of values that are written as they are; None for a Json field, which takes all that JSON does."""
+    default: Any
+    literals: frozenset[Json] | None = None
+    made: type | None = None
+    """dict or list, where the default is an empty one of these."""
+
+
+class Shape:
+    """The fields of one event class; without parts, of one that has to go the long way."""
+
+    def __init__(self, kind: type, parts: tuple[_Part, ...] | None) -> None:
+        self._kind = kind
+        self._parts = parts or ()
+        self._known = parts is not None
+
+    def fields(self, event: object) -> dict[str, Json] | None:
+        """The event's fields as plain JSON values, those at their defaults left out; None where it is not sure."""
+        if not self._known:
+            return None
+        fields: dict[str, Json] = {}
+        for name, written, default, literals, made in self._parts:
+            value = getattr(event, name)
+            if value is None and default is None:
+                continue
+            if written is None:
+                fields[name] = value
+                continue
+            kind = type(value)
+            if kind not in written or (literals is not None and value not in literals):
+                if kind is made and not value:
+                    continue
+                return None
+            # Equal is not the same: -0.0 == 0.0, and what is left out comes back as the default.
+            if value == default and (kind is not float or repr(value) == repr(default)) and kind is type(default):
+                continue
+            fields[name] = value
+        return fields
+
+    def event(self, fields: Mapping[str, Json]) -> Any:
+        """The event of these fields; None where it is not sure."""
+        if not self._known or type(fields) is not dict:
+            return None
+        found = 0
+        for name, written, default, literals, _ in self._parts:
+            if name not in fields:
+                if default is _REQUIRED:
+                    return None
+                continue
+            found += 1
+            if written is None:
+                continue
+            value = fields[name]
+            kind = type(value)
+            # A whole number becomes a float in a field of floats: not here.
+            if kind not in written or (kind is int and float in written) or (literals and value not in literals):
+                return None
+        return self._kind(**fields) if found == len(fields) else None
+
+
+def shape_of(kind: type) -> Shape:
+    """The shape of an attrs class. Whoever checks, converts or computes when an event is made goes the long way."""
+    attrs.resolve_types(kind)
+    own = ("__attrs_init__", "__attrs_pre_init__", "__attrs_post_init__")
+    if "__attrs_attrs__" not in vars(kind) or any(hasattr(kind, name) for name in own):
+        return Shape(kind, None)
+    parts = []
+    for field in attrs.fields(kind):
+        if field.validator or field.converter or not field.init or field.alias != field.name:
+            return Shape(kind, None)
+        part = _part(field)
+        if part is None:
+            return Shape(kind, None)
+        parts.append(part)
+    return Shape(kind, tuple(parts))
+
+
+def json_fields(kind: type) -> list[str]:
+    """The names of the fields that hold any JSON value."""
+    return [field.name for field in attrs.fields(kind) if field.type is Any or Any in get_args(field.type)]
+
+
+def _part(field: attrs.Attribute[Any]) -> _Part | None:
+    given: Any = field.default
+    factory = isinstance(given, attrs.Factory)  # type: ignore[arg-type]
+    default = _REQUIRED if given is attrs.NOTHING else _COMPOUND if factory else given
+    if field.type is Any:
+        # None is None alone; another plain default needs comparing by how it is written.
+        sure = default is None or default is _REQUIRED or default is _COMPOUND
+        return _Part(field.name, None, default) if sure else None
+    if type(default) not in PLAIN and default is not _REQUIRED:
+        default = _COMPOUND
+    empty = factory and given.factory in (dict, list) and Any not in get_args(field.type)
+    made = given.factory if empty else None
+    written, literals = _types_of(field.type)
+    return _Part(field.name, written, default, literals, made)
+
+
+def _types_of(declared: Any) -> tuple[frozenset[type], frozenset[Json] | None]:
+    """The types of values that are their own JSON; none where the short way does not know."""
+    if declared is float:
+        return frozenset((float, int)), None
+    if declared in PLAIN or declared is None:
+        return frozenset((declared or type(None),)), None
+    if get_origin(declared) is Literal:
+        values = get_args(declared)
+        return frozenset((str,)) if all(type(value) is str for value in values) else frozenset(), frozenset(values)
+    members = get_args(declared) if type(None) in get_args(declared) else ()
+    if members and len(members) == 2:  # noqa: PLR2004 - a type or None
+        (other,) = (member for member in members if member is not type(None))
+        written, literals = _types_of(other)
+        if written:
+            return written | {type(None)}, None if literals is None else literals | {None}
+    return frozenset(), None
