@@ -63,6 +63,7 @@ def described(name: str, command: click.Command) -> str:
     for option in command.params:
         if isinstance(option, click.Option) and (record := option.get_help_record(context)):
             default = f" Default: {option.default}." if option.show_default else ""
+            default += " Required." if option.required else ""
             rows.append(f"| `{record[0]}` | {option.help}{default} |\n")
     text = "\n\n".join(paragraphs)
     usage = " ".join(["runfold", name, *command.collect_usage_pieces(context)])

@@ -69,14 +69,15 @@ def _names(names: tuple[str, ...]) -> str:
 
 @define(eq=False)
 class InvalidArgument(Refused):
-    """An argument that cannot be."""
+    """An argument that cannot be; the reason goes on where name and value end."""
 
     name: str
     value: Any
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value!r}: {self.reason}"
+        value = repr(self.value)
+        return f"{self.name} {value if len(value) <= _GLANCE else value[:_GLANCE] + '…'} {self.reason}"
 
 
 @define(eq=False)

@@ -43,6 +43,12 @@ class Files(Protocol):
     def put(self, path: Path, data: bytes) -> None:
         """Make or replace a file whole: a cut leaves the old bytes or the new ones, and once this returned the new."""
 
+    def publish(self, source: Path, target: Path) -> bool:
+        """Give a file, whole and synced, the name that it is known by from now on; durable when this returns.
+
+        False, and nothing changed, if something stands there.
+        """
+
 
 class _Descriptor:
     def __init__(self, descriptor: int) -> None:
@@ -102,6 +108,21 @@ class OperatingSystem:
                 temporary.unlink()
             raise
         _sync_folder(path.parent)
+
+    def publish(self, source: Path, target: Path) -> bool:
+        """See `Files`."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: there somebody may take the name between the look and the act
+            if os.path.lexists(target):
+                return False
+            source.rename(target)
+        else:
+            source.unlink()
+        _sync_folder(target.parent)
+        return True
 
 
 def _sync_folder(folder: Path) -> None:

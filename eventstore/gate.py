@@ -127,7 +127,7 @@ class Gate:
             UnknownEvent, InvalidPayload, InvalidArgument, or a seal's own refusal: nothing was written.
         """
         if len(events) > MAX_BATCH:
-            raise InvalidArgument("events", len(events), f"at most {MAX_BATCH} go into one append; split them")
+            raise InvalidArgument("events", len(events), f"are more than the {MAX_BATCH} of one append; split them")
         if key is not None:
             check_name("key", key, slashes=True)
         if attempt is not None and (type(attempt) is not int or not 0 <= attempt <= MAX_INTEGER):
@@ -259,7 +259,7 @@ class Gate:
     def start(self, machine: Machine[S] | None) -> Folded[S]:
         """The view of a stream before its first event."""
         if machine is not None and self.machines.get(machine.name) is not machine:
-            raise InvalidArgument("machine", machine.name, "this store does not know it; name it when connecting")
+            raise InvalidArgument("machine", machine.name, "is not known to this store; name it when connecting")
         initial: Any = (machine or NOTES).initial
         return Folded(machine, 0, initial)
 
@@ -315,7 +315,7 @@ def _microseconds(name: str, moment: datetime) -> int:
     try:
         return to_microseconds(moment)
     except ValueError as error:
-        raise InvalidArgument(name, moment, str(error)) from None
+        raise InvalidArgument(name, moment, "has no time zone; use datetime.now(UTC)") from error
 
 
 def same_json(one: str, other: str) -> bool:

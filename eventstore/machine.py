@@ -82,7 +82,7 @@ class Machine(Generic[S]):
     def __attrs_post_init__(self) -> None:
         targets = {self.initial.phase} | {phase for row in self.table.values() for phase in row.values()}
         if missing := [str(phase) for phase in targets if phase not in self.table]:
-            raise InvalidArgument("table", missing, f"the machine {self.name!r} needs a row for each of these phases")
+            raise InvalidArgument("table", missing, f"lack a row each, which the machine {self.name!r} needs")
 
     def __repr__(self) -> str:
         return f"Machine({self.name!r})"

@@ -188,7 +188,7 @@ class EventStore:
             kind = self.gate.codec.kind(given) if isinstance(given, str) else given
             if kind is None or kind.__name__ not in self.gate.codec.names:
                 name = given if isinstance(given, str) else given.__name__
-                raise InvalidArgument("types", name, "is no event type that this store knows")
+                raise InvalidArgument("type", name, "is no event type that this store knows")
             kinds.append(kind)
         return self.gate.codec.stored_names(kinds)
 

@@ -132,7 +132,7 @@ class Table(Generic[R]):
         if (found := self._places.get(name)) is not None:
             return found
         names = ", ".join(column.name for column in self.columns)
-        raise InvalidArgument(name, "", f"is no column of {self.name}; its columns are {names}")
+        raise InvalidArgument("column", name, f"is none of {self.name}; its columns are {names}")
 
     def encode(self, row: R, position: int = 0) -> Values:
         """The row as a backend keeps it."""

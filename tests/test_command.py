@@ -127,6 +127,17 @@ def test_misuse_is_told_in_one_line_with_exit_code_2(words, error):
     assert runfold(*words, code=2).stderr == f"Error: {error}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("aprove", ", did you mean approve;"), ("run", ", did you mean runs;"), ("xyzzy", "xyzzy; see")],
+)
+def test_a_mistyped_command_is_told_the_nearest_one(typed, said):
+    error = runfold(typed, "x.db", code=2).stderr
+
+    assert error.startswith(f"Error: there is no command {typed}")
+    assert said in error
+
+
 def test_what_click_refuses_is_one_line_too(traced):
     for words in (
         ["nosuch"],

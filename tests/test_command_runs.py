@@ -7,13 +7,19 @@ from datetime import UTC, datetime
 import pytest
 
 import projections
+from eventstore.files import OperatingSystem
 from eventstore.workflow import (
+    RUN,
     ConfirmationExpired,
     ConfirmationRequested,
+    RunCompleted,
     RunPaused,
     RunQueued,
     RunStarted,
+    ToolCalled,
+    ToolReturned,
 )
+from projections.cli import log
 from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, runfold, traced_database  # noqa: F401 - fixtures
 
 # --- looking ------------------------------------------------------------------------------------------------------
@@ -224,6 +230,116 @@ def test_export_and_import_through_files_and_pipes(traced, tmp_path):
         "out.jsonl: 0 events of 4 streams, 32 stood already\n"
     )
     assert runfold("rebuild", "y.db", "--check").stdout == "4 tables of 7 rows agree with the log of 32 events\n"
+
+
+def test_show_tells_the_output_and_with_full_all_of_everything(tmp_path):
+    with projections.connect(tmp_path / "x.db") as runs, runs.worker("w") as worker:
+        runs.submit("deploy", input={"text": "i" * 600}, run_id="run-1")
+        worker.claim().append(RunCompleted(output={"text": "o" * 600}))
+
+    shown, full = (runfold("show", "x.db", "run-1", *more).stdout for more in ([], ["--full"]))
+
+    (output,) = [line for line in shown.splitlines() if line.startswith("output")]
+    assert output.startswith('output    {"text": "ooo')
+    assert output.endswith("… (version 3)")
+    assert max(map(len, shown.splitlines())) <= 80
+    assert ("i" * 600 in full, full.replace("\n", "").replace(" ", "").count("o" * 600)) == (True, 2)
+    for command in ("events", "tail"):
+        assert "i" * 600 not in runfold(command, "x.db").stdout
+        assert "i" * 600 in runfold(command, "x.db", "--full").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cancel", "run-9"], "run-9 is completed and nothing is left to cancel;"),
+        (["interrupt", "run-9"], "run-9 is completed and nothing is left to stop;"),
+        (["approve", "run-9", "c1"], "run-9 is completed and its questions are void;"),
+        (["settle", "run-9", "c1", "--output", "1"], "run-9 is completed and its calls are void;"),
+        (["settle", "run-3", "c1", "--output", "1"], "run-3 is queued and no call of it is open now;"),
+        (["settle", "run-2", "t0", "--output", "1"], "call t0 of run-2 returned already at version 5;"),
+        (["events", "--stream", "../x"], "stream '../x' must hold no slash"),
+        (["rebuild", "users"], "projection 'users' is not among workflow_runs"),
+    ],
+)
+def test_a_refusal_speaks_of_runs_and_not_of_events(live, words, said):
+    with projections.connect(live) as runs, runs.worker("w") as worker:
+        runs.submit("other", run_id="run-9")
+        worker.claim(["other"]).append(RunCompleted())
+        runs.store.append("run-2", ToolCalled("t0", "bash"), ToolReturned("t0"), attempt=1)
+    before = asked("stats", live)["entries"]
+
+    result = runfold(words[0], live, *words[1:], code=1)
+
+    assert result.stderr.startswith(f"Error: {said}")
+    assert not any(event.__name__ in result.stderr for event in RUN.events)
+    assert asked("stats", live)["entries"] == before
+
+
+def folder_of(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl")
+
+
+@pytest.mark.parametrize("url", ["x.db", "sqlite:///x.db"])
+def test_a_refused_import_leaves_no_new_database_behind(tmp_path, url):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"stream":"b","type":"MetaSet","data":{"name":"n"}}\n{}\n')
+
+    runfold("import", url, code=2)
+    runfold("import", url, bad, code=1)
+    runfold("import", url, "nosuch.jsonl", code=1)
+    runfold("import", url, tmp_path, code=2)
+
+    assert folder_of(tmp_path) == []
+
+
+def test_a_new_database_stands_with_its_witness_and_nothing_else(tmp_path):
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"stream":"a","type":"MetaSet","data":{"name":"n"}}\n')
+
+    assert runfold("import", "x.db", "good.jsonl").stdout == "good.jsonl: 1 event of 1 stream\n"
+
+    assert folder_of(tmp_path) == ["x.db", "x.db-witness"]
+    assert (tmp_path / "x.db").stat().st_mode & 0o777 == 0o600
+    found = asked("verify", "x.db")
+    assert (found["ok"], found["entries"], found["notes"]) == (True, 1, [])
+
+
+def test_a_database_that_came_into_being_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"stream":"a","type":"MetaSet","data":{"name":"n"}}\n')
+    take = log.import_lines
+
+    def meanwhile(*arguments, **options):
+        with projections.connect(tmp_path / "x.db") as runs:
+            runs.submit("deploy", run_id="run-1")
+        return take(*arguments, **options)
+
+    monkeypatch.setattr(log, "import_lines", meanwhile)
+    result = runfold("import", "x.db", good, code=1)
+
+    assert (result.stdout, "nothing was imported" in result.stderr) == ("", True)
+    assert [row["run_id"] for row in asked("runs", "x.db")] == ["run-1"]
+    assert folder_of(tmp_path) == ["x.db", "x.db-witness"]
+
+
+def test_where_there_are_no_links_a_new_database_is_renamed(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refuse)
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+
+    assert OperatingSystem().publish(tmp_path / "a", tmp_path / "b") is False
+    assert OperatingSystem().publish(tmp_path / "a", tmp_path / "c") is True
+    assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == [("b", "b"), ("c", "a")]
+
+
+def test_an_export_into_a_missing_folder_names_the_folder(traced):
+    result = runfold("export", traced, "-o", "nosuch/out.jsonl", code=1)
+
+    assert result.stderr == "Error: there is no folder nosuch; make it first\n"
 
 
 def test_a_refused_file_leaves_the_files_before_it(tmp_path):

@@ -260,7 +260,7 @@ def test_a_stream_name_that_can_be_is_taken(name):
 
 
 def test_a_machine_that_the_store_was_not_connected_with_is_refused(tmp_path):
-    with connect("memory:", machines=[]) as store, pytest.raises(InvalidArgument, match="does not know it"):
+    with connect("memory:", machines=[]) as store, pytest.raises(InvalidArgument, match="is not known to this store"):
         store.stream("run-1", RUN)
 
 

@@ -14,11 +14,13 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
 
 from eventstore.errors import EventStoreError
+from projections.cli.refusals import plainly
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Runs": {
@@ -74,6 +76,17 @@ class Runfold(click.Group):
         command: click.Command = getattr(module, name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click; a mistyped command is told the nearest one."""
+        if args[0] not in _PLACES and args[0][:1].isalnum():
+            near = get_close_matches(args[0], _PLACES, n=1)
+            raise click.UsageError(
+                f"there is no command {args[0]}" + (f", did you mean {near[0]}?" if near else ""), ctx
+            )
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """See click; the summaries stand here, so that no command need be loaded."""
         width = max(map(len, _PLACES))
@@ -125,7 +138,7 @@ def _misused(error: click.UsageError) -> int:
         error.show()
         return MISUSED
     path = error.ctx.command_path if error.ctx else "runfold"
-    _tell(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+    _tell(f"{error.format_message().rstrip('.?')}; see `{path} --help`")
     return MISUSED
 
 
@@ -133,7 +146,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, EventStoreError):
-        return str(error)
+        return plainly(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))

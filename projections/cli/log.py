@@ -14,12 +14,14 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from eventstore.errors import InvalidArgument
+from eventstore.connecting import path_of
+from eventstore.errors import CannotOpen, InvalidArgument
 from eventstore.exchange import Imported, export_lines, import_lines
+from eventstore.files import OperatingSystem
 from eventstore.limits import check_name
 from eventstore.workflow import Phase
 from projections.cli import output
-from projections.cli.opening import same_file, store_command
+from projections.cli.opening import connect, same_file, store_command
 from projections.cli.telling import Teller
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ _SPOOLED = 16 * 1024 * 1024
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given several times.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="POSITION", help="Only those after this position.")
 @click.option("--limit", type=click.IntRange(0), help="At most so many.")
+@click.option("--full", is_flag=True, help="Cut nothing off: each event is a line, however long.")
 def events(  # noqa: PLR0917 - click names them all
     runs: Runs,
     stream: str | None,
     types: tuple[str, ...],
     after: int,
     limit: int | None,
+    full: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """List events, in the order of the log.
@@ -55,7 +59,7 @@ def events(  # noqa: PLR0917 - click names them all
     if as_json:
         for recorded in found:
             output.line(output.event(recorded))
-    elif not Teller(streams=True).tell_all(found):
+    elif not Teller(streams=True, full=full).tell_all(found):
         output.say("no events")
 
 
@@ -73,12 +77,13 @@ def _chosen(runs: Runs, stream: str | None, types: tuple[str, ...], after: int) 
 @store_command()
 @click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many of the last.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new events as they come, until Ctrl-C.")
-def tail(runs: Runs, limit: int, follow: bool, as_json: bool) -> None:  # noqa: FBT001
+@click.option("--full", is_flag=True, help="Cut nothing off: each event is a line, however long.")
+def tail(runs: Runs, limit: int, follow: bool, full: bool, as_json: bool) -> None:  # noqa: FBT001
     """Show the last events, and follow new ones.
 
     With --json each event is a line of its own.
     """
-    teller = Teller(streams=True)
+    teller = Teller(streams=True, full=full)
     start = max(runs.store.head().position - limit, 0)
     found = runs.store.follow(after=start) if follow else runs.store.read_all(after=start)
     try:
@@ -97,9 +102,9 @@ def tail(runs: Runs, limit: int, follow: bool, as_json: bool) -> None:  # noqa: 
 # --- exchange -----------------------------------------------------------------------------------------------------
 
 
-@store_command(rest="file", create=True, name="import")
+@store_command(rest="file", opened=False, name="import")
 @click.option("--resume", is_flag=True, help="Skip what stands already with the same content, and append the rest.")
-def import_(runs: Runs, file: tuple[str, ...], resume: bool, as_json: bool) -> None:  # noqa: FBT001
+def import_(database: str, app: str | None, file: tuple[str, ...], resume: bool, as_json: bool) -> None:  # noqa: FBT001
     """Append events from JSON Lines files.
 
     A line is {"stream", "type", "data"} and, if known, "recorded_at", "occurred_at", "attempt", "key", "meta". FILE may
@@ -110,17 +115,55 @@ def import_(runs: Runs, file: tuple[str, ...], resume: bool, as_json: bool) -> N
         raise click.UsageError("FILE is missing; - is the standard input")
     for name in file:
         if name != "-":
-            _check_source(name, runs.store.log.url)
+            _check_source(name, path_of(database) or "")
     done: list[Imported] = []
     try:
-        for name in file:
-            with _source(name) as lines:
-                done.append(import_lines(runs.store, lines, source=name, resume=resume))
-            if not as_json:
-                output.say(_taken(done[-1]))
-    finally:
+        with _into(database, app, done) as runs:
+            for name in file:
+                with _source(name) as lines:
+                    done.append(import_lines(runs.store, lines, source=name, resume=resume))
+    finally:  # and no earlier: until then a new database has no name
         if as_json:
             output.document(done)
+        else:
+            for item in done:
+                output.say(_taken(item))
+
+
+@contextmanager
+def _into(database: str, app: str | None, done: list[Imported]) -> Iterator[Runs]:
+    """The database, or a new one, which gets its name when something stands in it: a refusal leaves none behind."""
+    target = Path(path_of(database) or "")
+    if database == "memory:" or target.exists() or not target.parent.is_dir():
+        with connect(database, app, create=True) as runs:
+            yield runs
+        return
+    try:
+        making = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
+        raise CannotOpen(database, reason) from error
+    with making as folder:
+        part = Path(folder, target.name)
+        try:
+            with connect(str(part), app, create=True) as runs:
+                yield runs
+        finally:
+            if done:
+                _publish(part, target, done)
+
+
+def _publish(part: Path, target: Path, done: list[Imported]) -> None:
+    files = OperatingSystem()
+    wal = part.with_name(f"{part.name}-wal")
+    whole = not (wal.exists() and wal.stat().st_size)  # closed, it has all in one file, unless the disk failed
+    if not (whole and files.publish(part, target)):
+        done.clear()
+        why = f"{target} came into being meanwhile" if whole else "the disk failed when it was closed"
+        raise click.ClickException(f"{why}: nothing was imported; try again")
+    with suppress(OSError):  # without it a lost tail is noticed from the next append on
+        if witness := files.read(part.with_name(f"{part.name}-witness")):
+            files.put(target.with_name(f"{target.name}-witness"), witness)
 
 
 def _check_source(name: str, database: str) -> None:
@@ -183,6 +226,10 @@ def export(
 
 def _written(target: Path, lines: Iterator[bytes]) -> int:
     """Write beside the target first, so that a full disk or Ctrl-C leaves an old file as it was."""
+    if not target.parent.is_dir():
+        raise click.ClickException(f"there is no folder {target.parent}; make it first")
+    if target.is_dir():
+        raise click.ClickException(f"{target} is a folder; name a file in it")
     number = 0
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

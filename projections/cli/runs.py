@@ -15,7 +15,7 @@ from eventstore.workflow import ACTIVE, RUN, Phase
 from projections.cli import output
 from projections.cli.opening import store_command
 from projections.cli.questions import login_name, open_text
-from projections.cli.telling import Teller
+from projections.cli.telling import Teller, output_of
 from projections.tables import Range
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _ENDED = tuple(sorted(RUN.final))
 _SECTIONS = (*((phase,) for phase in ACTIVE), _ENDED)
 """Pages go through these one after the other: what runs, what waits, what is queued, what ended."""
+_NAMES = 15
+"""The width of the names in what is known of a run."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -163,7 +165,8 @@ def _what(row: RunRow, now: datetime) -> str:
 
 
 @store_command("run")
-def show(runs: Runs, run: str, as_json: bool) -> None:  # noqa: FBT001
+@click.option("--full", is_flag=True, help="Cut nothing off: each event is a line, however long.")
+def show(runs: Runs, run: str, full: bool, as_json: bool) -> None:  # noqa: FBT001
     """Tell the life of one run.
 
     What is known of it, every event with its version, time, attempt and what it says, and what is open. Streams that
@@ -187,14 +190,14 @@ def show(runs: Runs, run: str, as_json: bool) -> None:  # noqa: FBT001
             "events": [output.event(recorded) for recorded in runs.store.read(run)],
         })  # fmt: skip
         return
-    _header(runs, run, row, phase)
+    _header(runs, run, row, phase, full=full)
     output.say()
-    Teller(streams=False).tell_all(runs.store.read(run))
+    Teller(streams=False, full=full).tell_all(runs.store.read(run))
     if row is not None and row.phase in ACTIVE:
         _open(runs, run)
 
 
-def _header(runs: Runs, run: str, row: RunRow | None, phase: str) -> None:
+def _header(runs: Runs, run: str, row: RunRow | None, phase: str, *, full: bool) -> None:
     checkpoint, usage = runs.checkpoints.get(run), runs.usage.get(run)
     known: dict[str, object] = {"stream" if row is None else "run": run, "phase": output.phase(phase)}
     if row is not None:
@@ -226,7 +229,7 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str) -> None:
             "asked to stop": "yes" if row.interrupt_requested else "",
             "reason": row.reason,
             "error": row.error and f"{row.error['tag']}: {row.error['message']}",
-            "output": row.output_version and f"in version {row.output_version}",
+            "output": row.output_version and _output(runs, row, full=full),
         }
     if checkpoint is not None:
         known["checkpoint"] = f"step {checkpoint.step}, in version {checkpoint.version}"
@@ -234,6 +237,13 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str) -> None:
         tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
         known["usage"] = f"{tokens}, ${usage.cost_usd:,.4f}"
     output.fields(known)
+
+
+def _output(runs: Runs, row: RunRow, *, full: bool) -> str:
+    version = row.output_version or 0
+    text = "".join(map(output_of, runs.store.read(row.run_id, after=version - 1, limit=1)))
+    where = f" (version {version})"
+    return (text if full else output.cut(text, output.console().width - len(where) - _NAMES)) + where
 
 
 def _open(runs: Runs, run: str) -> None:

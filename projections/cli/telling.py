@@ -63,14 +63,16 @@ _TYPE = 21
 """The width of the longest built-in event name."""
 
 
-def summary(recorded: Recorded) -> str:
-    """What an event says, on one line."""
+def summary(recorded: Recorded, longest: int | None = _LONGEST) -> str:
+    """What an event says, on one line, each value cut at so many signs."""
     entry = recorded.entry
     fields = _fields(entry.data)
     bare = [name for name in _BARE.get(entry.type, ()) if name in fields]
     silent = _SILENT.get(entry.type, ())
-    words = [_value(fields[name]) for name in bare]
-    words += [f"{name}={_value(value)}" for name, value in fields.items() if name not in bare and name not in silent]
+    words = [_value(fields[name], longest) for name in bare]
+    words += [
+        f"{name}={_value(value, longest)}" for name, value in fields.items() if name not in bare and name not in silent
+    ]
     if entry.type == "CheckpointSaved":
         words = [f"step {' '.join(words)}", f"({amount(len(entry.data))})"]
     return " ".join(word for word in words if word)
@@ -85,12 +87,17 @@ def _fields(data: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {"data": ascii(data)}
 
 
-def _value(value: Any) -> str:
+def output_of(recorded: Recorded) -> str:
+    """What a run gave in its end, on one line."""
+    return _value(_fields(recorded.entry.data).get("output"), None)
+
+
+def _value(value: Any, longest: int | None) -> str:
     if isinstance(value, str):
-        return clean(value[:_LONGEST])
+        return clean(value[:longest])
     if isinstance(value, dict) and value.keys() == {"tag", "message"}:
-        return clean(f"{value['tag']}: {value['message']}"[:_LONGEST])
-    return clean(json.dumps(value, ensure_ascii=False)[:_LONGEST])
+        return clean(f"{value['tag']}: {value['message']}"[:longest])
+    return clean(json.dumps(value, ensure_ascii=False)[:longest])
 
 
 class Teller:
@@ -98,10 +105,12 @@ class Teller:
 
     Args:
         streams: name the stream and place in the log of each; else its version and attempt, as for one stream.
+        full: cut nothing off.
     """
 
-    def __init__(self, *, streams: bool) -> None:
+    def __init__(self, *, streams: bool, full: bool = False) -> None:
         self._streams = streams
+        self._full = full
         self._console = console()
         self._day: date | None = None
         self._width = 8
@@ -120,8 +129,9 @@ class Teller:
             attempt = "" if recorded.attempt is None else f"#{recorded.attempt}"
             line.append(f"{recorded.version:>5}  {recorded.time:%H:%M:%S}  {attempt:>3}  ", style="dim")
         line.append(cut(recorded.type, 40).ljust(_TYPE), style=_STYLES.get(recorded.type, "")).append("  ")
-        line.append(summary(recorded))
-        self._console.print(Text(cut(line.plain, self._console.width), spans=line.spans), soft_wrap=True)
+        line.append(summary(recorded, None if self._full else _LONGEST))
+        shown = line.plain if self._full else cut(line.plain, self._console.width)
+        self._console.print(Text(shown, spans=line.spans), soft_wrap=True)
 
     def tell_all(self, events: Iterable[Recorded]) -> int:
         """Print them all; how many they were."""

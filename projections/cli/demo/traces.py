@@ -53,7 +53,7 @@ def load(paths: Iterable[Path], codec: Codec) -> list[Trace]:
                     entry = loads_strictly(line)
                     events.setdefault(entry["stream"], []).append(codec.parse(entry["type"], entry["data"]))
                 except (ValueError, KeyError, TypeError) as error:
-                    raise InvalidArgument("trace", str(path), f"line {number} is no event: {error}") from error
+                    raise InvalidArgument("trace", str(path), f"holds no event in line {number}: {error}") from error
     traces = [Trace(run_id, tuple(listed)) for run_id, listed in events.items()]
     for trace in traces:
         kinds = [type(event) for event in trace.events]
