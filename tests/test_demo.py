@@ -76,4 +76,4 @@ def test_a_trace_that_is_none_is_refused_with_its_line(tmp_path):
     result = CliRunner().invoke(demo, [str(path)])
 
     assert result.exit_code == 1
-    assert "line 2 is no event" in result.output
+    assert "holds no event in line 2" in result.output
