@@ -5,13 +5,13 @@
     03  kept for a reference to a blob; 04 kept for what was redacted
 
     whole       = 01 crc length frame
-    difference  = 02 crc length generation back check count (skip copy literal)* method literals
+    difference  = 02 crc length generation back check steps method (skip copy literal)* literals
 
-`crc` (4 bytes, big-endian) is the CRC-32 of all that follows it, `check` the first 8 bytes of the base's hash in the
-log's chain; every other number is a varint, seven bits a byte, the lowest first. `length` is that of the JSON in
-bytes; `back` how many versions the base lies before, `generation` how many bases lie below. Each step takes `copy`
-bytes of the base, `skip` behind the ones taken last, and then `literal` bytes of the literals, which are one zstd frame
-(method 1) or stand as they are (0).
+`crc` is the CRC-32 of all that follows it, `length` that of the JSON in bytes, `back` how many versions the base lies
+before, `generation` how many bases lie below, `check` the first 8 bytes of the base's hash in the log's chain. So far
+numbers take 4 bytes, the highest first, but for `back` (8), `steps` (3) and `method` (1). Each step is three varints,
+seven bits a byte, the lowest first: it takes `copy` bytes of the base, `skip` behind the ones taken last, and then
+`literal` bytes of the literals, which are one zstd frame (method 1) or stand as they are (0).
 
 So a flipped bit is found when it is read, at the cost of the packed bytes alone: the form by its CRC, the base by the
 check, and the base's own form again by its CRC. That the JSON is the one that was saved is proved by the chain, which
@@ -20,6 +20,7 @@ is made over the JSON itself.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,12 @@ WHOLE = 1
 DIFFERENCE = 2
 CHECK = 8
 """Bytes of the base's hash that a difference holds."""
-_START = 5
-"""Bytes before what the CRC is of."""
+_CRC = struct.Struct(">BI")
+_LENGTH = struct.Struct(">I")
+_BASE = struct.Struct(f">IIQ{CHECK}sI")
 _PLAIN = 0
 _COMPRESSED = 1
-_WORTH = 64
+_WORTH = 512
 """Literals of fewer bytes are not worth compressing."""
 _LEVEL = 1
 _MOST_BITS = 35
@@ -101,21 +103,21 @@ class Compression:
 
 def encode_whole(data: bytes, compression: Compression) -> bytes:
     """The form that stands by itself."""
-    return _sealed(WHOLE, _varint(len(data)) + compression.compress(data))
+    return _sealed(WHOLE, _LENGTH.pack(len(data)) + compression.compress(data))
 
 
-def encode_difference(form: Form, compression: Compression) -> bytes:
-    """The form over a base; its pieces must go forward."""
-    parts = [_varint(form.length), _varint(form.generation), _varint(form.back), form.check]
-    steps = _steps(form.pieces)
-    parts.append(_varint(len(steps)))
-    parts += [_varint(number) for step in steps for number in step]
-    literals = b"".join([source[at : at + length] for at, length, source in form.pieces if source is not None])
+def encode_difference(
+    pieces: list[Piece], compression: Compression, *, length: int, generation: int, back: int, base: bytes
+) -> bytes:
+    """The form over a base of that hash; its pieces must go forward."""
+    steps = _steps(pieces)
+    literals = b"".join([source[at : at + size] for at, size, source in pieces if source is not None])
+    method = _PLAIN
     if len(literals) >= _WORTH and len(frame := compression.compress(literals)) < len(literals):
-        parts += [_varint(_COMPRESSED), frame]
-    else:
-        parts += [_varint(_PLAIN), literals]
-    return _sealed(DIFFERENCE, b"".join(parts))
+        literals, method = frame, _COMPRESSED
+    counted = len(steps) // 3 << 8 | method
+    head = _BASE.pack(length, generation, back, base[:CHECK], counted)
+    return _sealed(DIFFERENCE, b"".join((head, _varints(steps), literals)))
 
 
 def decode(packed: bytes, compression: Compression) -> Form:
@@ -124,22 +126,33 @@ def decode(packed: bytes, compression: Compression) -> Form:
     Raises:
         DamagedForm: it is neither, or a bit of it changed.
     """
-    body = _unsealed(packed)
-    reader = _Reader(packed, _START)
-    length = reader.number()
-    if length > MAX_BYTES:
-        raise DamagedForm(f"it claims {length} bytes, more than an event may have")
-    if body == WHOLE:
-        return Form(length, [(0, length, compression.decompress(reader.rest(), length))])
-    generation, back, check = reader.number(), reader.number(), reader.take(CHECK)
+    try:
+        tag, crc = _CRC.unpack_from(packed)
+        length = plain_length(packed)
+        if tag not in (WHOLE, DIFFERENCE):
+            raise DamagedForm("its payload is neither JSON nor a packed form that this release knows")
+        if zlib.crc32(memoryview(packed)[_CRC.size :]) != crc:
+            raise DamagedForm("its packed form is damaged (its CRC does not fit)")
+        if length > MAX_BYTES:
+            raise DamagedForm(f"it claims {length} bytes, more than an event may have")
+        if tag == WHOLE:
+            frame = packed[_CRC.size + _LENGTH.size :]
+            return Form(length, [(0, length, compression.decompress(frame, length))])
+        return _difference(packed, compression)
+    except (struct.error, IndexError):
+        raise DamagedForm("its packed form ends early") from None
+
+
+def _difference(packed: bytes, compression: Compression) -> Form:
+    length, generation, back, check, counted = _BASE.unpack_from(packed, _CRC.size)
     if not (back and generation):
         raise DamagedForm("it names no base")
-    numbers = reader.numbers(3 * reader.number())
+    numbers, at = _numbers(packed, _CRC.size + _BASE.size, 3 * (counted >> 8))
     literal = sum(numbers[2::3])
     if sum(numbers[1::3]) + literal != length:
         raise DamagedForm("its pieces do not make up its length")
-    compressed, literals = reader.number() == _COMPRESSED, reader.rest()
-    if compressed:
+    literals = packed[at:]
+    if counted & 0xFF == _COMPRESSED:
         literals = compression.decompress(literals, literal)
     elif len(literals) != literal:
         raise DamagedForm("its literal bytes are more or fewer than its pieces")
@@ -147,39 +160,31 @@ def decode(packed: bytes, compression: Compression) -> Form:
 
 
 def plain_length(packed: bytes) -> int:
-    """Bytes of the JSON, by what the form says of itself; the beginning of it is enough. Nothing is proved.
+    """Bytes of the JSON, by what the form says of itself; the first 9 bytes of it are enough. Nothing is proved.
 
     Raises:
-        DamagedForm: it does not say.
+        struct.error: it is shorter.
     """
-    return _Reader(packed, _START).number()
+    length: int = _LENGTH.unpack_from(packed, _CRC.size)[0]
+    return length
 
 
 def _sealed(tag: int, body: bytes) -> bytes:
-    return b"%c%b%b" % (tag, zlib.crc32(body).to_bytes(4, "big"), body)
+    return _CRC.pack(tag, zlib.crc32(body)) + body
 
 
-def _unsealed(packed: bytes) -> int:
-    tag = packed[0] if packed else 0
-    if tag not in (WHOLE, DIFFERENCE):
-        raise DamagedForm("its payload is neither JSON nor a packed form that this release knows")
-    if zlib.crc32(memoryview(packed)[_START:]).to_bytes(4, "big") != packed[1:_START]:
-        raise DamagedForm("its packed form is damaged (its CRC does not fit)")
-    return tag
-
-
-def _steps(pieces: list[Piece]) -> list[tuple[int, int, int]]:
-    """Skip, copy, literal; each copy with the literal behind it."""
-    steps: list[tuple[int, int, int]] = []
+def _steps(pieces: list[Piece]) -> list[int]:
+    """Skip, copy, literal, and so on: each copy with the literal behind it."""
+    steps: list[int] = []
     at = 0
     for offset, length, source in pieces:
         if source is None:
-            steps.append((offset - at, length, 0))
+            steps += (offset - at, length, 0)
             at = offset + length
-        elif steps and not steps[-1][2]:
-            steps[-1] = (*steps[-1][:2], length)
+        elif steps and not steps[-1]:
+            steps[-1] = length
         else:
-            steps.append((0, 0, length))
+            steps += (0, 0, length)
     return steps
 
 
@@ -197,50 +202,27 @@ def _pieces(numbers: list[int], literals: bytes) -> list[Piece]:
     return pieces
 
 
-def _varint(number: int) -> bytes:
-    if number < 0x80:  # noqa: PLR2004 - most are
-        return b"%c" % number
+def _varints(numbers: list[int]) -> bytes:
     out = bytearray()
-    while number >= 0x80:  # noqa: PLR2004 - seven bits a byte
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
+    for number in numbers:
+        while number >= 0x80:  # noqa: PLR2004 - seven bits a byte
+            out.append(number & 0x7F | 0x80)
+            number >>= 7  # noqa: PLW2901 - what is left of it
+        out.append(number)
     return bytes(out)
 
 
-class _Reader:
-    """Takes numbers and bytes off the front."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self._data = data
-        self._at = at
-
-    def number(self) -> int:
-        return self.numbers(1)[0]
-
-    def numbers(self, count: int) -> list[int]:
-        # In one loop: some forty forms are read for one payload, and a call a number would double their time.
-        data, at = self._data, self._at
-        found: list[int] = []
-        try:
-            while len(found) < count:
-                byte = data[at]
-                at += 1
-                number, shift = byte & 0x7F, 7
-                while byte >= 0x80 and shift < _MOST_BITS:  # noqa: PLR2004 - more follow
-                    byte = data[at]
-                    at += 1
-                    number |= (byte & 0x7F) << shift
-                    shift += 7
-                found.append(number)
-        except IndexError:
-            raise DamagedForm("its packed form ends early") from None
-        self._at = at
-        return found
-
-    def take(self, size: int) -> bytes:
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-    def rest(self) -> bytes:
-        return self._data[self._at :]
+def _numbers(data: bytes, at: int, count: int) -> tuple[list[int], int]:
+    """So many varints, and where the next byte is."""
+    found: list[int] = []
+    while len(found) < count:
+        byte = data[at]
+        at += 1
+        number, shift = byte & 0x7F, 7
+        while byte >= 0x80 and shift < _MOST_BITS:  # noqa: PLR2004 - more follow
+            byte = data[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+        found.append(number)
+    return found, at

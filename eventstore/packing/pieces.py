@@ -22,7 +22,11 @@ _ANCHOR = 32
 """Bytes that must agree for the search to go on from there: JSON's own phrases are mostly shorter."""
 _MOST_EDITS = 512
 """Places that may differ; what comes behind them is literal. Bounds the time, and the pieces of a long descent."""
+_FIRST_BLOCK = 256
 _LARGEST_BLOCK = 64 * 1024
+"""Bytes that are compared at once: not so few that Python's own steps count, and no more than the cache holds."""
+_REPLACED = (8, 48)
+"""Bytes that may have been replaced by as many others, as a counter is: looked at before anything is searched."""
 _LOOKS = (
     (0, 128), (8, 128), (32, 512), (128, 2048), (0, 16_384), (32, 16_384), (512, 16_384), (0, None), (64, None),
     (1024, None),
@@ -42,6 +46,16 @@ def difference(new: bytes, base: bytes) -> list[Piece]:
     if end:
         pieces.append((len(base) - end, end, None))
     return _merged(pieces)
+
+
+def makes(pieces: Iterable[Piece], base: bytes, new: bytes) -> bool:
+    """Whether the pieces make just these bytes; the literal ones are taken to be slices of them."""
+    at = 0
+    for offset, length, source in pieces:
+        if not (offset == at if source is new else _agree(new, at, base, offset, length) == length):
+            return False
+        at += length
+    return at == len(new)
 
 
 def literal_bytes(pieces: Iterable[Piece]) -> int:
@@ -122,45 +136,43 @@ def _merged(pieces: Iterable[Piece]) -> list[Piece]:
 
 def _agree(one: bytes, i: int, other: bytes, j: int, most: int) -> int:
     """How many bytes agree from `one[i]` and `other[j]` on, at most so many."""
-    # `startswith` compares in place; only the block is copied, which stays in the processor's cache.
-    done, block = 0, 64
+    done, block = 0, _FIRST_BLOCK
     while done < most:
         size = min(block, most - done)
-        if not one.startswith(other[j + done : j + done + size], i + done):
-            break
+        right = other[j + done : j + done + size]
+        if not one.startswith(right, i + done):
+            return done + _first_other(one[i + done : i + done + size], right)
         done += size
-        block = min(4 * block, _LARGEST_BLOCK)
-    else:
-        return most
-    low, high = 0, size
-    while high - low > 1:
-        middle = (low + high) // 2
-        if one.startswith(other[j + done + low : j + done + middle], i + done + low):
-            low = middle
-        else:
-            high = middle
-    return done + low
+        block = min(8 * block, _LARGEST_BLOCK)
+    return most
 
 
 def _agree_backwards(one: bytes, i: int, other: bytes, j: int, most: int) -> int:
     """How many bytes agree before `one[i]` and `other[j]`, at most so many."""
-    done, block = 0, 64
+    done, block = 0, _FIRST_BLOCK
     while done < most:
         size = min(block, most - done)
-        if not one.endswith(other[j - done - size : j - done], 0, i - done):
-            break
+        right = other[j - done - size : j - done]
+        if not one.endswith(right, 0, i - done):
+            return done + _first_other(one[i - done - size : i - done][::-1], right[::-1])
         done += size
-        block = min(4 * block, _LARGEST_BLOCK)
-    else:
-        return most
-    low, high = 0, size
-    while high - low > 1:
-        middle = (low + high) // 2
-        if one.endswith(other[j - done - middle : j - done - low], 0, i - done - low):
-            low = middle
+        block = min(8 * block, _LARGEST_BLOCK)
+    return most
+
+
+def _first_other(one: bytes, other: bytes) -> int:
+    """How many bytes two different strings of one length begin with alike."""
+    alike = 0
+    while (size := len(one)) > _FIRST_BLOCK:
+        half = size // 2
+        if one[:half] == other[:half]:
+            alike += half
+            one, other = one[half:], other[half:]
         else:
-            high = middle
-    return done + low
+            one, other = one[:half], other[:half]
+    # As numbers: the lowest bit in which they differ tells the byte, without a step of Python for each.
+    differing = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
+    return alike + ((differing & -differing).bit_length() - 1) // 8
 
 
 class _Search:
@@ -195,8 +207,14 @@ class _Search:
 
     def _next_shared(self, i: int, j: int) -> tuple[int, int] | None:
         """The next place in each from which they go on alike for a while, if one is found."""
-        if min(self._new_end - i, self._base_end - j) < _ANCHOR:
+        shorter = min(self._new_end - i, self._base_end - j)
+        if shorter < _ANCHOR:
             return None
+        for ahead in _REPLACED:
+            if ahead + _ANCHOR <= shorter and self._new.startswith(
+                self._base[j + ahead : j + ahead + _ANCHOR], i + ahead
+            ):
+                return i + ahead, j + ahead
         for ahead, window in _LOOKS:
             if self._left <= 0:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -99,7 +100,7 @@ class SQLiteTransaction:
         # The beginning of a packed form is enough, but SQLite reads all of it: it is small.
         packed = self.execute(f"SELECT type, substr(data, 1, 16), {size} FROM events WHERE typeof(data) = 'blob'")  # noqa: S608
         for kind, beginning, length in packed:
-            with suppress(DamagedForm):
+            with suppress(struct.error):
                 saved[kind] += plain_length(beginning) - length
         streams = self.execute("SELECT count(DISTINCT stream) FROM events").fetchone()[0]
         return Census(streams, tuple((kind, n, taken + saved[kind], taken) for kind, n, taken in stored))
