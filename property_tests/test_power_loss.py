@@ -5,14 +5,18 @@ what was not synced stands at the top of `tests/faults/cutting.py`.
 """
 
 import json
+import os
 import sys
+from contextlib import contextmanager
 
 import pytest
 from attrs import asdict
 from click.testing import CliRunner
 
+import eventstore.files
 import projections
 from eventstore.errors import LostTail
+from eventstore.files import OperatingSystem
 from eventstore.integrity import Witness
 from eventstore.notes import LogRecorded
 from tests.faults.cutting import EXTREMES, Disk, disks, state
@@ -28,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps 
 NOTE = LogRecorded("test", "note")
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", [name for name, workload in WORKLOADS.items() if "FULL" in workload.synchronous])
 def test_a_cut_anywhere_costs_nothing_that_was_acknowledged(workload):
     tally = campaign(workload, "FULL", seed=0, wanted=STATES)
 
@@ -50,6 +54,33 @@ def test_less_syncing_does_lose_a_tail_and_that_is_told():
 
     assert tally.largest_loss > 0
     assert tally.told > 0
+
+
+def test_what_a_syncing_handle_acknowledged_covers_what_another_wrote_before(tmp_path):
+    made = recorded(WORKLOADS["one handle syncs and one does not"], "NORMAL", tmp_path)
+    acknowledged = [step for step in made.steps if step.kind == "acknowledged"]
+    last = max(step.position for step in acknowledged if step.synced)
+
+    assert {step.synced for step in acknowledged} == {True, False}
+    assert next(promise.must for promise in promises(made) if promise.floor >= last) == last
+    assert campaign("one handle syncs and one does not", "NORMAL", seed=3, wanted=80).largest_loss > 0
+
+
+def test_a_wal_kept_aside_without_a_sync_is_found():
+    @contextmanager
+    def planted():
+        honest = OperatingSystem.put
+        OperatingSystem.put = lambda _self, path, data: eventstore.files.os.pwrite(
+            eventstore.files.os.open(path, os.O_RDWR | os.O_CREAT, 0o600), data, 0
+        )
+        try:
+            yield
+        finally:
+            OperatingSystem.put = honest
+
+    tally = campaign("a loss that was refused", "FULL", seed=0, wanted=60, planted=planted)
+
+    assert tally.corrupt + tally.lost > 0
 
 
 # --- what power cuts found ------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ class Promise:
     floor: int
     """The last position that was acknowledged."""
     must: int
-    """The last position that must be there: with NORMAL, that of the last complete close."""
+    """The last position that must be there: what a handle that syncs acknowledged, which covers all before it, or what
+    stood at the last complete close."""
     ends: frozenset[int]
     """Where the log may end: after any write that had begun."""
     opened: bool
@@ -89,13 +90,13 @@ def promises(record: Record) -> Iterator[Promise]:
                 begun |= {ends[step.write]}
             elif step.kind == "acknowledged":
                 floor = max(floor, step.position)
+                must = max(must, step.position) if step.synced else must
             elif step.kind == "opened":
                 opened, accepted = opened or full, True
             elif step.kind == "closed":
                 must, opened = floor, True
             elif step.kind == "promised":
                 names |= {step.name}
-        must = floor if full else must
         yield Promise(floor, must, begun, opened, accepted, names)
 
 

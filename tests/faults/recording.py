@@ -47,6 +47,8 @@ class Mark:
     """Of began and wrote: which write."""
     name: str = ""
     """Of promised: what must hold from here on, for the workload's own judge."""
+    synced: bool = True
+    """Of acknowledged: whether the handle that wrote it syncs each commit."""
 
 
 @frozen
@@ -227,7 +229,7 @@ class RecordingLog(SQLiteLog):
         session.mark("began", write=number)
         result = super().write(noted)
         if last[0]:
-            session.local.position = last[0]
+            session.local.position, session.local.synced = last[0], self._synchronous == "FULL"
             session.mark("wrote", last[0], number)
         return result
 
@@ -259,7 +261,7 @@ class Session:
             pass
 
         OurLog.session = session
-        log = OurLog(self.path, synchronous=self.synchronous, **options)
+        log = OurLog(self.path, **{"synchronous": self.synchronous, **options})
         if checkpoint_every is not None:
             log._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
         runs = projections.connect(log, system=machine(BOOT, pid))
@@ -272,7 +274,7 @@ class Session:
         self.local.position = 0
         result = call(*arguments, **options)
         if self.local.position:
-            self.mark("acknowledged", self.local.position)
+            self.steps.append(Mark("acknowledged", self.local.position, synced=self.local.synced))
         return result
 
     def promise(self, name: str) -> None:

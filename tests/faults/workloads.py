@@ -8,16 +8,19 @@ must hold beside the log it says with `session.promise(name)`, and its `holds` l
 asks its disk for something new, `RecordingOS` refuses it until it is taught.
 """
 
+import hashlib
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from attrs import frozen
 
 import projections
+from eventstore.errors import LostTail
 from eventstore.notes import LogRecorded
 from eventstore.workflow import (
     CheckpointSaved,
@@ -260,6 +263,52 @@ def loss_accepted(session: Session) -> None:
     session.close()
 
 
+def loss_refused(session: Session) -> None:
+    """Opening is refused, the WAL is kept aside, once; then somebody goes on without what is gone."""
+    wal = hashlib.sha256((session.folder / "agent.db-wal").read_bytes()).hexdigest()
+    session.promise(f"whole if there {wal}")
+    for _ in range(2):
+        with suppress(LostTail):
+            session.connect()
+        session.promise(f"kept {wal}")
+    runs = session.connect(checkpoint_every=15, accept_loss="alice")
+    for number in range(6):
+        session.did(runs.store.append, "notes", _note(20 + number, 1_000))
+    session.close()
+
+
+def _keeps_the_wal(runs: projections.Runs, names: frozenset[str]) -> list[tuple[str, str]]:
+    path = Path(runs.store.log.url)
+    found = list(path.parent.glob(f"{path.name}-wal.lost-*"))
+    wrong = [("lost", "the WAL was kept aside, and is gone")] if not found and "kept" in " ".join(names) else []
+    torn = (file for file in found if file.suffix != ".tmp" and names)
+    digests = {name.rpartition(" ")[2] for name in names}
+    return wrong + [
+        ("corrupt", f"{file.name} is not the WAL that stood") for file in torn
+        if {hashlib.sha256(file.read_bytes()).hexdigest()} != digests
+    ]  # fmt: skip
+
+
+def mixed_syncing(session: Session) -> None:
+    """A handle that syncs and one that does not take turns: what the first acknowledged covers all before it."""
+    syncing = session.connect(checkpoint_every=20, synchronous="FULL")
+    quick = session.connect(checkpoint_every=12, synchronous="NORMAL", pid=9)
+    for number in range(10):
+        for _ in range(number % 3):
+            session.did(quick.store.append, "quick", _note(number, 700), _note(number))
+        session.did(syncing.submit, "deploy", run_id=f"run-{number}")
+        if number == 4:
+            with quick.store.reading() as reading:
+                reading.head()
+                session.did(syncing.store.append, "notes", _note(100, 20_000))
+        if number == 6:
+            quick.close()
+            quick = session.connect(checkpoint_every=8, synchronous="NORMAL", pid=9)
+    for number in range(5):
+        session.did(quick.store.append, "quick", _note(number, 2_000))
+    session.close()
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -272,7 +321,9 @@ WORKLOADS = {
         Workload("recovery by a worker", recovery, _some_runs),
         Workload("after an earlier cut", after_a_cut, _cut_before),
         Workload("a loss that was accepted", loss_accepted, _tail_lost),
+        Workload("a loss that was refused", loss_refused, _tail_lost, holds=_keeps_the_wal),
         Workload("two handles", two_handles),
+        Workload("one handle syncs and one does not", mixed_syncing, synchronous=("NORMAL",)),
         Workload("two threads", two_threads),
     )
 }
