@@ -31,6 +31,7 @@ from eventstore.errors import LostTail
 from eventstore.notes import LogRecorded, MetaSet
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, ToolCalled, UsageRecorded
 from projections.tables import Range
+from tests.faults.payloads import grown
 
 NAME = "agent.db"
 SUFFIXES = {"database": "", "WAL": "-wal", "witness": "-witness"}
@@ -126,6 +127,7 @@ def _built(folder: Path, *, closed: bool) -> dict[str, bytes]:
             attempt = worker.claim([f"w{number}"])
             attempt.append(MessageRecorded("user", f"message {number} " + "x" * (number * 40)), key=f"m{number}")
             attempt.append(UsageRecorded("m", 10 * number, number, 0.25), CheckpointSaved(1, {"state": [number] * 50}))
+            attempt.append(*[CheckpointSaved(step, grown(step, seed=number)) for step in range(2, 2 + number % 3)])
             runs.store.append("notes", LogRecorded("t", "line", payload="y" * 10 ** (number % 4)), MetaSet("a", number))
             with attempt:
                 if number % 4 == 0:

@@ -42,6 +42,7 @@ from eventstore.exchange import export_lines, import_lines
 from eventstore.files import OperatingSystem
 from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
+from eventstore.packing import Bases
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.sqlite import log as sqlite_log
 from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed
@@ -49,6 +50,7 @@ from projections import System
 from projections.connecting import tables_of
 from projections.system import Identity
 from tests.faults import shim
+from tests.faults.payloads import grown, noise
 from tests.faults.recording import shim as device
 
 NOW = 1_767_225_600_000_000
@@ -322,7 +324,7 @@ def furnish(folder: Path) -> None:
         runs.submit(name, run_id=f"run-{name}", input={"name": name})
     for name in ("held", "unwanted", "asked", "late", "parked", "done"):
         attempt = worker.claim([name])
-        attempt.append(MessageRecorded("user", "go"), CheckpointSaved(1, {"at": name}))
+        attempt.append(MessageRecorded("user", "go"), *[CheckpointSaved(step, grown(step)) for step in range(3)])
         if name == "asked":
             with attempt:
                 attempt.ask("c1", "ship", {"env": "prod"})
@@ -356,13 +358,24 @@ def copy(source: Path, target: Path) -> Path:
 
 LINE = LogRecorded("test", "line", payload={"n": 1})
 AGAIN = LogRecorded("test", "again")
-LARGE = LogRecorded("test", "large", payload="x" * 6_000)
+LARGE = [LogRecorded("test", "large", payload=noise(number, 6_000)) for number in range(12)]
 
 
 def _imported(bench: Bench) -> None:
     line = b'{"stream": "run-new-%d", "type": "RunQueued", "data": {"workflow": "deploy"}}\n'
     lines = b"".join(line % number for number in range(5))
     import_lines(bench.runs.store, io.BytesIO(lines))
+
+
+def _saved(bench: Bench) -> None:
+    bench.claims("deploy")
+    bench.attempt.append(CheckpointSaved(1, grown(1)))
+    bench.attempt.append(CheckpointSaved(2, grown(2)))
+
+
+def _saved_and_forgot(bench: Bench) -> None:
+    _saved(bench)
+    bench.runs.store.log._bases = Bases()
 
 
 def _performed(bench: Bench) -> None:
@@ -442,12 +455,19 @@ CALLS = (
     Call("submit (keyed, bounded)", lambda b: b.runs.submit("deploy", key="k1", max_queued=10)),
     Call("append", lambda b: b.runs.store.append("notes", LINE)),
     Call("append (a batch)", lambda b: b.runs.store.append("notes", *[LINE] * 20, key="b1")),
-    Call("append (larger than the cache)", lambda b: b.runs.store.append("notes", *[LARGE] * 12), options={"cache": 4}),
+    Call("append (larger than the cache)", lambda b: b.runs.store.append("notes", *LARGE), options={"cache": 4}),
     Call("append (checkpoints)", lambda b: b.runs.store.append("notes", LINE), options={"pages": 2}),
     Call("transact", lambda b: b.runs.store.stream("run-0", RUN).transact(lambda s: RunDescribed(title=str(s.phase)))),
     Call("worker", lambda b: b.runs.worker("w", lease=timedelta(days=1)).close()),
     Call("claim", lambda b: b.worker.claim(["deploy"]), lambda b: b.claims("deploy")),
     Call("attempt.append", lambda b: b.attempt.append(CheckpointSaved(1, {"a": 1})), lambda b: b.claims("deploy")),
+    Call("attempt.append (over a base)", lambda b: b.attempt.append(CheckpointSaved(3, grown(3))), _saved),
+    Call(
+        "attempt.append (over a base that is read back)",
+        lambda b: b.attempt.append(CheckpointSaved(3, grown(3))),
+        _saved_and_forgot,
+        options={"cache": 1},
+    ),
     Call("call", lambda b: b.attempt.call("c9", "t", {}, lambda _i: b.effects.append(1)), lambda b: b.claims("deploy")),
     Call("ask", _asked, lambda b: b.claims("deploy")),
     Call("with attempt", _performed, lambda b: b.claims("deploy")),

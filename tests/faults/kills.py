@@ -43,6 +43,7 @@ from eventstore.notes import LogRecorded
 from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed
 from projections.connecting import tables_of
+from tests.faults.payloads import grown, noise
 
 NAME = "agent.db"
 LARGEST = 1_500
@@ -129,7 +130,9 @@ class Life:
 
     def append(self, number: int) -> None:
         size = 10 ** (number % 5)
-        self.runs.store.append(f"notes-{number % 3}", LogRecorded("t", "line", payload="x" * size), key=f"a{number}")
+        self.runs.store.append(
+            f"notes-{number % 3}", LogRecorded("t", "line", payload=noise(number, size)), key=f"a{number}"
+        )
 
     def batch(self, number: int) -> None:
         events = [LogRecorded("t", "line", payload=[number, i]) for i in range(2 + number % 40)]
@@ -145,7 +148,8 @@ class Life:
 
     def work(self, number: int) -> None:
         if self.attempt is not None:
-            self.attempt.append(MessageRecorded("user", "go"), CheckpointSaved(number, {"n": number}), key=f"w{number}")
+            saved = CheckpointSaved(number, grown(number % 30))
+            self.attempt.append(MessageRecorded("user", "go"), saved, key=f"w{number}")
 
     def call(self, number: int) -> None:
         if (attempt := self.attempt) is not None:

@@ -14,13 +14,15 @@ from attrs import frozen
 
 import eventstore.sqlite.log
 import projections
-from eventstore.errors import OutcomeUnknown
+from eventstore.errors import EventStoreError, OutcomeUnknown
 from eventstore.notes import LogRecorded
+from eventstore.packing import bases
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.workflow import RUN, RunResumed, RunStarted
 from projections import verifying
 from projections.projector import Projector
 from projections.verifying import verify
+from tests.faults.payloads import grown
 from tests.faults.power import FAST, campaign
 from tests.faults.recording import files_in, shim, write_files
 from tests.faults.shim import SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, Operation
@@ -146,6 +148,18 @@ def resolves_without_a_commit():
     return _instead(SQLiteLog, "_settle", look)
 
 
+@contextmanager
+def takes_a_base_unseen():
+    """What was packed last is the next one's base, whether or not it stands in the log."""
+    honest = bases._last
+
+    def trusting(entry, rows, remembered):
+        return remembered.get(entry.stream, entry.type) or honest(entry, rows, remembered)
+
+    with _instead(bases, "_last", trusting):
+        yield
+
+
 # --- the harnesses ------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +205,34 @@ def resolved_outcomes(plant: Plant) -> Reports:
 
 
 _NOTE = LogRecorded("mutants", "note")
+
+
+def undone_bases(plant: Plant) -> Reports:
+    """The disk fails at each operation of saving a state, the store goes on, and all that stands must be readable."""
+    wrong, index, failed = [], 0, True
+    while failed:
+        failed = False
+        with tempfile.TemporaryDirectory(dir=FAST) as folder:
+            failing = _Failing()
+            with shim().installed(failing), plant():
+                runs = projections.connect(Path(folder, "agent.db"))
+                for step in range(6):
+                    failing.left = index if step == 3 else -1
+                    try:
+                        runs.store.append("notes", LogRecorded("mutants", "state", payload=grown(step)))
+                    except (EventStoreError, sqlite3.Error):
+                        failed = True
+                runs.close()
+                while eventstore.sqlite.log._POISONED:
+                    eventstore.sqlite.log._POISONED.pop().close()
+            try:
+                with projections.connect(Path(folder, "agent.db"), accept_loss=True) as runs:
+                    found = runs.verify().findings
+            except EventStoreError as error:
+                found = (error,)
+            wrong += [f"failed at operation {index}: {finding}" for finding in found]
+        index += 1
+    return wrong if index > 1 else ["no operation could be made to fail"]
 
 
 class _Failing:
@@ -279,4 +321,5 @@ MUTANTS = (
     Mutant(checks_no_chain, altered_entries),
     Mutant(writes_the_witness_first, cut("appends", 200)),
     Mutant(resolves_without_a_commit, resolved_outcomes),
+    Mutant(takes_a_base_unseen, undone_bases),
 )

@@ -32,6 +32,7 @@ from eventstore.workflow import (
 )
 from eventstore.workflow import Error as RunError
 from tests.faults.judging import Holds, holds_nothing_else
+from tests.faults.payloads import grown, noise
 from tests.faults.recording import Session, booted, machine
 
 EARLIER_BOOT = "boot-before-all"
@@ -52,7 +53,7 @@ class Workload:
 
 
 def _note(number: int, size: int = 0) -> LogRecorded:
-    return LogRecorded(source="workload", kind="note", ref=str(number), payload="x" * size)
+    return LogRecorded(source="workload", kind="note", ref=str(number), payload=noise(number, size))
 
 
 def creation(session: Session) -> None:
@@ -101,6 +102,29 @@ def lives(session: Session) -> None:
     last = session.did(worker.claim)
     session.did(last.append, RunCompleted(output={"done": True}))
     session.did(worker.close)
+    session.close()
+
+
+def saves(session: Session) -> None:
+    """States that grow, saved over one another: by one handle, by two in turns, several at once, by one that is new."""
+    runs = session.connect()
+    worker = session.did(runs.worker, "w", lease=_LEASE)
+    for number in range(2):
+        session.did(runs.submit, "deploy", run_id=f"run-{number}")
+    attempts = [session.did(worker.claim) for _ in range(2)]
+    for step in range(6):
+        for number, attempt in enumerate(attempts):
+            session.did(attempt.append, CheckpointSaved(step, grown(step, seed=100 * number)), key=f"k{step}")
+    first = attempts[0]
+    session.did(first.append, *[CheckpointSaved(step, grown(step)) for step in range(6, 9)])
+    other = session.connect(checkpoint_every=20, pid=9)
+    for step in range(9, 13):
+        session.did(other.store.append, "run-0", CheckpointSaved(step, grown(step)), attempt=first.number)
+        session.did(first.append, CheckpointSaved(step, grown(step + 1)))
+    session.did(worker.close)
+    session.close()
+    runs = session.connect()
+    session.did(runs.store.append, "run-1", CheckpointSaved(7, grown(7, seed=100)), attempt=1)
     session.close()
 
 
@@ -315,6 +339,7 @@ WORKLOADS = {
         Workload("creation and migration", creation),
         Workload("appends", appends),
         Workload("runs living their lives", lives),
+        Workload("states saved over one another", saves),
         Workload("checkpoints of the WAL", checkpoints, share=0.3),
         Workload("small checkpoints", small_checkpoints),
         Workload("rebuild's swap", rebuild, _some_runs),
