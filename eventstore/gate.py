@@ -28,7 +28,7 @@ from eventstore.errors import (
     VersionConflict,
 )
 from eventstore.integrity import chain
-from eventstore.limits import MAX_BATCH, MAX_INTEGER, PAGE, check_name
+from eventstore.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_INTEGER, PAGE, check_name
 from eventstore.log import Entry, Head, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import FREE, NOTES
@@ -134,18 +134,19 @@ class Gate:
             raise InvalidArgument("attempt", attempt, "must be the number of an attempt: 1, 2, 3 …")
         encoded_meta = None if meta is None else encode_json("meta", meta)
         occurred = None if occurred_at is None else _microseconds("occurred_at", occurred_at)
-        return [
-            Draft(
-                type(event),
-                type(event).__name__,
-                self._sealed(stream, event, vouched=vouched),
-                key if key is None or number == 1 else _batch_key(key, number),
-                attempt,
-                occurred,
-                encoded_meta,
-            )
-            for number, event in enumerate(events, start=1)
-        ]
+        drafts = []
+        size = 0
+        for number, event in enumerate(events, start=1):
+            data = self._sealed(stream, event, vouched=vouched)
+            size += len(data) + len(encoded_meta or "")
+            if size > MAX_BATCH_BYTES:
+                reason = (
+                    f"hold more than the {MAX_BATCH_BYTES} bytes of one append; split them, or keep large data apart"
+                )
+                raise InvalidArgument("events", len(events), reason)
+            key_of = key if key is None or number == 1 else _batch_key(key, number)
+            drafts.append(Draft(type(event), type(event).__name__, data, key_of, attempt, occurred, encoded_meta))
+        return drafts
 
     def _sealed(self, stream: str, event: object, *, vouched: bool) -> str:
         """The payload to write: as the redactor leaves it, with what its machine's guards need of what was given."""

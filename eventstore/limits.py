@@ -16,6 +16,8 @@ MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader brings back exactly."""
 MAX_BATCH = 10_000
 """Events in one append."""
+MAX_BATCH_BYTES = 256 * 1024 * 1024
+"""Bytes of all payloads in one append."""
 MAX_NAME = 200
 """Characters in the name of a stream, or in a key."""
 MAX_LABELS = 100

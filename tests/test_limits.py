@@ -5,6 +5,7 @@ import pytest
 from eventstore.errors import InvalidArgument, LimitReached
 from eventstore.exchange import export_lines, import_lines
 from eventstore.limits import MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_OPEN, MAX_ROWS, PAGE
+from eventstore.notes import LogRecorded
 from eventstore.workflow import (
     RUN,
     ConfirmationRequested,
@@ -109,6 +110,19 @@ def test_what_is_at_its_limits_goes_out_and_comes_in_again(world, tmp_path):
     assert other.runs().check().ok
     assert runs.check().ok
     other.close()
+
+
+@pytest.mark.parametrize("given", [{"events": [LogRecorded("s", "k", payload="x" * 600)] * 2},
+                                   {"events": [LogRecorded("s", "k")] * 2, "meta": "x" * 600}])  # fmt: skip
+def test_an_append_holds_so_many_bytes_together_and_no_more(world, monkeypatch, given):
+    monkeypatch.setattr("eventstore.gate.MAX_BATCH_BYTES", 1_000)
+    store = world.runs().store
+    events = given.pop("events")
+    store.append("notes", *events[:1], **given)
+
+    with pytest.raises(InvalidArgument, match="events 2 hold more than the 1000 bytes"):
+        store.append("notes", *events, **given)
+    assert store.head().position == 1
 
 
 def test_a_view_gives_so_many_rows_at_once_and_refuses_rather_than_leave_some_out(world, monkeypatch):

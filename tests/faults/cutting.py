@@ -112,7 +112,7 @@ class Disk:
                     _bind(self.durable_names, change)
             self.renaming = [c for c in self.renaming if _folder(c.target or c.name) != name]
         else:
-            self._rename(number, kind, name, step.data.decode() if kind == "rename" else "")
+            self._rename(number, kind, name, step.data.decode() if kind in ("rename", "link") else "")
 
     def _rename(self, number: int, kind: str, name: str, target: str) -> None:
         if kind == "open" and name in self.names:

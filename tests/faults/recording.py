@@ -33,7 +33,7 @@ from tests.faults.shim import SQLITE_OK, Operation, Shim
 
 BOOT = "boot-before-the-cut"
 """The boot in which workloads run; the machine that is judged was booted since."""
-DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync", "rename"})
+DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync", "rename", "link"})
 
 
 @frozen
@@ -160,6 +160,10 @@ class RecordingOS:
     def replace(self, source, target, *_args, **_options):
         self._seen(Operation("rename", os.fspath(source), 0, os.fspath(target).encode()))
 
+    def link(self, source, target, *, follow_symlinks=True):
+        os.link(source, target, follow_symlinks=follow_symlinks)
+        self._seen(Operation("link", os.fspath(source), 0, os.fspath(target).encode()))
+
     def unlink(self, path, *_args, **_options):
         self._seen(Operation("delete", os.fspath(path)))
 
@@ -269,6 +273,16 @@ class Session:
         self.mark("opened")
         return runs
 
+    @contextmanager
+    def writing(self, position: int) -> Iterator[None]:
+        """What happens inside appends up to this position through no store of ours, and is acknowledged after it."""
+        number = next(self.writes)
+        self.mark("began", write=number)
+        yield
+        self.mark("wrote", position, number)
+        self.steps.append(Mark("acknowledged", position))
+        self.mark("opened")
+
     def did(self, call, *arguments, **options):
         """Call, and note that it returned: what it wrote is acknowledged."""
         self.local.position = 0
@@ -312,7 +326,7 @@ class Session:
             inside, within = name.startswith(self._root), name.removeprefix(self._root)
         if inside:
             data = operation.data
-            if operation.kind == "rename":
+            if operation.kind in ("rename", "link"):
                 data = data.decode().removeprefix(self._root).encode()
             self.steps.append(Operation(operation.kind, within, operation.offset, data))
 

@@ -13,8 +13,9 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 
 from attrs import frozen
@@ -31,6 +32,7 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from eventstore.workflow import Error as RunError
+from projections.cli import main
 from tests.faults.judging import Holds, holds_nothing_else
 from tests.faults.payloads import grown, noise
 from tests.faults.recording import Session, booted, machine
@@ -313,6 +315,19 @@ def _keeps_the_wal(runs: projections.Runs, names: frozenset[str]) -> list[tuple[
     ]  # fmt: skip
 
 
+def imported(session: Session) -> None:
+    """An import makes the database: beside, whole, and then by its name; a second one adds to it."""
+    for number, size in ((1, 8), (2, 5)):
+        file = session.folder.with_name(f"lines-{number}")
+        lines = (
+            f'{{"stream": "s{number}", "type": "MetaSet", "data": {{"name": "n", "value": {n}}}}}' for n in range(size)
+        )
+        file.write_text("".join(f"{line}\n" for line in lines))
+        with session.writing(8 if number == 1 else 13), suppress(SystemExit), redirect_stdout(StringIO()):
+            main(["import", str(session.path), str(file)])
+    session.close()
+
+
 def mixed_syncing(session: Session) -> None:
     """A handle that syncs and one that does not take turns: what the first acknowledged covers all before it."""
     syncing = session.connect(checkpoint_every=20, synchronous="FULL")
@@ -347,6 +362,7 @@ WORKLOADS = {
         Workload("after an earlier cut", after_a_cut, _cut_before),
         Workload("a loss that was accepted", loss_accepted, _tail_lost),
         Workload("a loss that was refused", loss_refused, _tail_lost, holds=_keeps_the_wal),
+        Workload("a database made by an import", imported, synchronous=("FULL",)),
         Workload("two handles", two_handles),
         Workload("one handle syncs and one does not", mixed_syncing, synchronous=("NORMAL",)),
         Workload("two threads", two_threads),
