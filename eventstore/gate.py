@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 from eventstore.codec import Codec, Recorded, Upcaster
 from eventstore.errors import (
@@ -36,6 +36,8 @@ from eventstore.payloads import Json, canonical, encode_json, to_microseconds
 
 S = TypeVar("S", bound=Any)
 
+_REMEMBERED = 10_000
+"""Streams whose versions a gate remembers."""
 
 Redactor = Callable[[str, dict[str, Json]], Json]
 """`(event type, fields) -> fields`: takes out of a payload, before it is written, what must not stand in a log.
@@ -106,6 +108,7 @@ class Gate:
         self.inline: Inline | None = None
         self._clock = clock
         self._redactor = redactor
+        self._known = _Known(object(), Head(0, b"", 0))
 
     def draft(
         self,
@@ -183,7 +186,7 @@ class Gate:
         held: int | None = None,
     ) -> tuple[Folded[S], tuple[Recorded, ...]]:
         """Pass the drafts through fence, version and machine, and insert them. The view must be at the head."""
-        before = head = transaction.head()
+        before = head = self.head(transaction)
         recorded_at = self.now(head)
         placed: list[Recorded] = []
         for draft in drafts:
@@ -233,6 +236,7 @@ class Gate:
         """Write what was judged, of one stream or several, and bring along what is kept in step with the log."""
         if placed:
             transaction.insert([recorded.entry for recorded in placed])
+            self._knows(transaction, placed)
             if self.inline is not None:
                 self.inline(transaction, before, placed)
 
@@ -254,6 +258,27 @@ class Gate:
         if not same or (longer and longer[0].key == _batch_key(key, len(drafts) + 1)):
             raise KeyReused(stream, key, first.version)
         return tuple(self.codec.recorded(entry) for entry in entries[: len(drafts)])
+
+    # --- what is known since the last append --------------------------------------------------------------------
+
+    def head(self, transaction: Writing) -> Head:
+        """The head of the log, without a look where nobody else wrote since this gate did."""
+        return self._known.head if self._known.holds(transaction) else transaction.head()
+
+    def latest(self, transaction: Writing, stream: str, view: Folded[S]) -> Folded[S]:
+        """As `fold`, without a look where it is known that the stream stands where the view does."""
+        if self._known.holds(transaction) and self._known.versions.get(stream) == view.version:
+            return view
+        return self.fold(transaction, stream, view)
+
+    def _knows(self, transaction: Writing, placed: Sequence[Recorded]) -> None:
+        known = self._known
+        versions = known.versions if known.holds(transaction) and len(known.versions) < _REMEMBERED else {}
+        for recorded in placed:
+            versions[recorded.entry.stream] = recorded.entry.version
+        last = placed[-1].entry
+        # Should the job fail yet, nothing is ever named by this, and the versions are forgotten with it.
+        self._known = _Known(transaction.after, Head(last.position, last.hash, last.recorded_at), versions)
 
     # --- folding a stream ---------------------------------------------------------------------------------------
 
@@ -305,6 +330,19 @@ class Gate:
         if view.machine is None and (owner := self._owner.get(kind)) is not None:
             return Folded(owner, view.version, owner.initial)
         return view
+
+
+@frozen
+class _Known:
+    """What a gate knows of a log whose state bears this name: the head, and the versions of streams it wrote to."""
+
+    name: object
+    head: Head
+    versions: dict[str, int] = field(factory=dict)
+
+    def holds(self, transaction: Writing) -> bool:
+        """Whether the log still bears the name, or bears it already."""
+        return self.name is transaction.before or self.name is transaction.after
 
 
 def _batch_key(key: str, number: int) -> str:

@@ -100,13 +100,27 @@ class Reading(Protocol):
 
 
 class Writing(Reading, Protocol):
-    """The one write transaction: it sees what it wrote; none else does until it is committed."""
+    """The one write transaction: it sees what it wrote; none else does until it is committed.
+
+    Its two names let a writer keep what it knows (the head, a stream's version, where its tables stand) from one job to
+    the next without looking again. They are the same object or not, and mean nothing else.
+    """
+
+    before: object
+    """Names log and tables as this job, or this part of one, found them: the `after` of what was written last, as long
+    as nobody else, in this process or another, wrote since."""
+    after: object
+    """Names log and tables as they will be left; where that fails, nothing is ever named so."""
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """Add entries; the caller made their places dense and their hashes right."""
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """A part that may fail by itself: an exception that leaves it undoes this part only, and goes on upward."""
+        """A part that may fail by itself: an exception that leaves it undoes this part only, and goes on upward.
+
+        Inside it, `before` is what was `after`, and `after` is new; behind it both are the new one or, where it
+        failed, what they were.
+        """
 
 
 class Log(Protocol):

@@ -39,9 +39,11 @@ class Root:
 class MemoryTransaction:
     """A root that is read and, in a write, replaced."""
 
-    def __init__(self, root: Root, genesis_hash: bytes) -> None:
+    def __init__(self, root: Root, genesis_hash: bytes, before: object | None = None) -> None:
         self.root = root
         self._genesis = genesis_hash
+        self.before = before or object()
+        self.after = object()
 
     def head(self) -> Head:
         """See `log.Reading`."""
@@ -108,12 +110,14 @@ class MemoryTransaction:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """See `log.Writing`."""
-        before = self.root
+        names, root = (self.before, self.after), self.root
+        self.before, self.after = self.after, object()
         try:
             yield
         except BaseException:
-            self.root = before
+            (self.before, self.after), self.root = names, root
             raise
+        self.before = self.after
 
 
 class _Disk:
@@ -123,6 +127,7 @@ class _Disk:
         self.id = secrets.token_hex(16)
         self.genesis = genesis(self.id)
         self.root = Root(Head(0, self.genesis, 0))
+        self.name = object()
         self.write = threading.Lock()
         self.writing_thread: int | None = None
         self.grown = threading.Condition()
@@ -156,13 +161,13 @@ class MemoryLog:
             if self._closed:
                 raise StoreClosed
             disk.writing_thread = threading.get_ident()
-            transaction = MemoryTransaction(disk.root, disk.genesis)
+            transaction = MemoryTransaction(disk.root, disk.genesis, disk.name)
             try:
                 result = job(transaction)
             finally:
                 disk.writing_thread = None
             with disk.grown:
-                disk.root = transaction.root
+                disk.root, disk.name = transaction.root, transaction.after
                 disk.grown.notify_all()
             return result
 

@@ -322,7 +322,7 @@ class Stream(Generic[S]):
         self._known()  # a long history is folded before the write lock is taken
 
         def job(transaction: Writing) -> tuple[Folded[S], tuple[Recorded, ...], bool]:
-            view = self.store.gate.fold(transaction, self.name, self._view)
+            view = self.store.gate.latest(transaction, self.name, self._view)
             drafts = drafts_for(view.state)
             if (standing := self.store.gate.standing(transaction, self.name, drafts)) is not None:
                 return view, standing, False

@@ -56,6 +56,10 @@ class Standing:
     """Why it cannot answer, if so."""
 
 
+Abreast = tuple[object, tuple[Projection[Any], ...]]
+"""Which projections stand at the head of a log that bears this name (see `log.Writing`) and can be carried on."""
+_NOBODY: Abreast = (object(), ())
+
 CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
 
 
@@ -157,6 +161,7 @@ class Projector:
             for projection in projections
         }
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
+        self._abreast = _NOBODY
         self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
 
     def table(self, projection: Projection[R]) -> Table[R]:
@@ -244,16 +249,47 @@ class Projector:
 
     def move(self, transaction: Any, *cursors: CursorRow) -> None:
         """Put cursors where they say."""
+        self._abreast = _NOBODY
         self.tables.put(transaction, CURSORS, [CURSORS.encode(cursor) for cursor in cursors])
 
     def forget(self, transaction: Any, *names: str) -> None:
         """Take cursors away."""
+        self._abreast = _NOBODY
         self.tables.delete(transaction, CURSORS, [(name,) for name in names])
 
     # --- folding ------------------------------------------------------------------------------------------------
 
     def inline(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
         """Fold what was just appended, and a small gap before it, in the transaction that appends it."""
+        name, abreast = self._abreast
+        if name is transaction.before or name is transaction.after:
+            moved = self._follow(transaction, abreast, before, recorded)
+        else:
+            moved = self._look_and_fold(transaction, before, recorded)
+        if moved:
+            self.move(transaction, *moved)
+        last = recorded[-1].position
+        abreast = tuple(self.projections[cursor.name] for cursor in moved if cursor.position == last)
+        # Should the job fail yet, nothing is ever named by this.
+        self._abreast = (transaction.after, abreast)
+
+    def _follow(
+        self, transaction: Writing, abreast: Sequence[Projection[Any]], before: Head, recorded: Sequence[Recorded]
+    ) -> list[CursorRow]:
+        """Take along those that stood at the head before, and of whose tables nothing can have changed since."""
+        last = recorded[-1]
+        digest = last.entry.hash.hex()
+        kinds = {item.kind for item in recorded}
+        moved = []
+        for projection in abreast:
+            cursor = CursorRow(projection.name, projection.fingerprint, last.position, digest)
+            if not projection.kinds.isdisjoint(kinds):
+                started = attrs.evolve(cursor, position=before.position, hash=before.hash.hex())
+                cursor = self._advance(transaction, projection, started, recorded, last)
+            moved.append(cursor)
+        return moved
+
+    def _look_and_fold(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> list[CursorRow]:
         faults = self.faults(transaction)
         cursors = self.cursors(transaction)
         moved = []
@@ -270,8 +306,7 @@ class Projector:
                 moved.append(self._advance(transaction, projection, cursor, recorded, recorded[-1]))
             elif 0 < gap <= SMALL_GAP and self._true(transaction, cursor):
                 moved.append(self._along(transaction, projection, cursor, recorded[-1]))
-        if moved:
-            self.move(transaction, *moved)
+        return moved
 
     def _along(self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded) -> CursorRow:
         while cursor.position < last.position and cursor.halted_at is None:

@@ -57,6 +57,50 @@ def change(path, *statements):
     connection.close()
 
 
+# --- what a writer may go on knowing --------------------------------------------------------------------------------
+
+
+class InterruptedConnection:
+    """A connection through which an interrupt comes right after COMMIT, when the commit stands and nobody knows yet."""
+
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, sql, *values):
+        answer = self._connection.execute(sql, *values)
+        if sql == "COMMIT":
+            raise KeyboardInterrupt
+        return answer
+
+
+def test_what_was_written_when_an_interrupt_came_is_seen_by_the_next_append(log):
+    store = EventStore(log, [])
+    store.append("s", LINE)
+    connection = log._connection
+    log._connection = InterruptedConnection(connection)
+    with pytest.raises(KeyboardInterrupt):
+        EventStore(log, []).append("s", LINE)
+    log._connection = connection
+
+    (recorded,) = store.append("s", LINE)
+
+    assert (recorded.position, recorded.version) == (5, 5)
+
+
+def test_what_another_program_puts_into_the_file_is_seen_by_the_next_append(log, path):
+    store = EventStore(log, [])
+    store.append("s", LINE)
+    payload = '{"source":"a","kind":"b"}'
+    change(path, f"INSERT INTO events{_NAMES} VALUES (4, 's', 4, 'LogRecorded', 9, x'09', '{payload}')")
+
+    (recorded,) = store.append("s", LINE)
+
+    assert (recorded.position, recorded.version) == (5, 5)
+
+
 # --- append-only by force -------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,8 @@ class SQLiteLog:
             raise
         self._genesis = genesis(self.id)
         self._bases = Bases()
+        self._name = object()
+        self._data_version: int | None = None
 
     # --- opening ------------------------------------------------------------------------------------------------
 
@@ -319,12 +321,15 @@ class SQLiteLog:
     def _transaction(self, job: Callable[[SQLiteTransaction], T]) -> T:
         connection = self._connection
         self._begin(connection)
-        transaction = SQLiteTransaction(connection, self._genesis, self._bases)
+        before = object()
         try:
+            before = self._taken(connection)
+            transaction = SQLiteTransaction(connection, self._genesis, self._bases, before)
             result = job(transaction)
         except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+                self._name = before
             if isinstance(error, sqlite3.Error):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
@@ -334,9 +339,18 @@ class SQLiteLog:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._poisoned(transaction.last, error) from error
+        self._name = transaction.after
         if transaction.last is not None:
             self._witness.saw(self.id, transaction.last)
         return result
+
+    def _taken(self, connection: sqlite3.Connection) -> object:
+        """What names log and tables as they stand; until a job is known to have ended, they have no name any more."""
+        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+        name, self._name = self._name, object()
+        if version != self._data_version:  # another connection wrote since, whoever's it is
+            self._data_version, name = version, object()
+        return name
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         try:

@@ -34,11 +34,19 @@ class SQLiteTransaction:
     last: Entry | None = None
     """The last entry that was inserted here."""
 
-    def __init__(self, connection: sqlite3.Connection, genesis_hash: bytes, bases: Bases | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        genesis_hash: bytes,
+        bases: Bases | None = None,
+        before: object | None = None,
+    ) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
         self._genesis = genesis_hash
         self._bases = bases
+        self.before = before or object()
+        self.after = object()
 
     def head(self) -> Head:
         """See `log.Reading`."""
@@ -125,11 +133,16 @@ class SQLiteTransaction:
     def savepoint(self) -> Iterator[None]:
         """See `log.Writing`."""
         self.execute("SAVEPOINT part")
+        names = self.before, self.after
+        self.before, self.after = self.after, object()
         try:
             yield
         except BaseException:
             self.execute("ROLLBACK TO part")
+            self.before, self.after = names
             raise
+        else:
+            self.before = self.after
         finally:
             self.execute("RELEASE part")
 

@@ -159,6 +159,61 @@ class BackendContract(Scaffold):
         with self.refused(Boom):
             self.log.write(job)
 
+    # --- what a writer may go on knowing -------------------------------------------------------------------------
+
+    def test_a_job_finds_the_log_named_as_the_one_before_left_it(self) -> None:
+        left = self.log.write(lambda transaction: transaction.after)
+
+        found = self.log.write(lambda transaction: (transaction.before, transaction.after))
+
+        assert found[0] is left
+        assert found[1] is not left
+
+    def test_a_name_does_not_outlive_what_another_handle_writes(self) -> None:
+        beside = self._kept(self.beside(self.log))
+        left = self.log.write(lambda transaction: transaction.after)
+        beside.write(self._insert("s"))
+
+        found = self.log.write(lambda transaction: (transaction.before, transaction.head().position))
+
+        assert found[0] is not left
+        assert found[1] == 1
+
+    def test_a_name_outlives_a_job_that_failed_whose_own_name_is_never_found(self) -> None:
+        names: list[object] = []
+
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s"))
+            names.append(transaction.after)
+            raise Boom
+
+        left = self.log.write(lambda transaction: transaction.after)
+        with self.refused(Boom):
+            self.log.write(job)
+
+        assert self.log.write(lambda transaction: transaction.before) is left
+        assert self.log.write(lambda transaction: transaction.before) is not names[0]
+
+    def test_each_part_has_names_of_its_own_and_one_that_fails_takes_them_with_it(self) -> None:
+        def job(transaction: Writing) -> tuple[object, ...]:
+            first = transaction.after
+            with transaction.savepoint():
+                second = transaction.after
+                assert (transaction.before is first, second is first) == (True, False)
+            # What was known before the part is not what stands behind it.
+            assert (transaction.before is second, transaction.after is second) == (True, True)
+            try:
+                with transaction.savepoint():
+                    assert transaction.before is second
+                    raise Boom
+            except Boom:
+                assert (transaction.before is second, transaction.after is second) == (True, True)
+            return (transaction.after,)
+
+        (left,) = self.log.write(job)
+
+        assert self.log.write(lambda transaction: transaction.before) is left
+
     # --- reading ------------------------------------------------------------------------------------------------
 
     def test_a_view_stays_as_it_was_and_blocks_no_writer(self) -> None:
