@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import projections
-from eventstore.errors import CannotOpen, EventStoreError, NewerDatabase
+from eventstore.errors import CannotOpen, EventStoreError, LostTail, NewerDatabase
 from eventstore.notes import LogRecorded
 from eventstore.sqlite import APPLICATION_ID, sqlite3
 from projections.cli import main
@@ -237,6 +237,26 @@ def test_a_link_in_the_place_of_the_witness_is_not_followed(path, tmp_path, capl
     assert victim.read_text() == "precious"
     assert witness.is_symlink()
     assert "agent.db-witness" in caplog.text
+
+
+def test_opened_through_a_link_a_log_has_the_one_witness_and_a_lost_tail_is_kept(path, tmp_path):
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with projections.connect(link) as runs:
+        runs.store.append("notes", LINE, LINE)
+        head = runs.store.head().position
+        files = {file: file.read_bytes() for file in (path, path.with_name(f"{path.name}-wal"))}
+        runs.store.append("notes", LINE)
+    for file, data in files.items():
+        file.write_bytes(data)
+
+    with pytest.raises(LostTail) as caught:
+        projections.connect(link)
+
+    assert (caught.value.found, caught.value.expected) == (head, head + 1)
+    assert Path(caught.value.kept).read_bytes() == files[path.with_name(f"{path.name}-wal")]
+    assert list(link.parent.iterdir()) == [link]
 
 
 def test_a_link_to_nowhere_in_the_place_of_the_witness_makes_no_file_there(path, tmp_path):

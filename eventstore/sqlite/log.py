@@ -94,8 +94,9 @@ class SQLiteLog:
         self.loss: Loss | None = None
         """What a witness says is gone, where opening went on all the same; the store records it as an event."""
         self.remarks: tuple[str, ...] = ()
-        # Absolute at once: the process may change its folder before the next reader is opened.
-        self._path = Path(path).absolute()
+        # Absolute at once: the process may change its folder before the next reader is opened. And the file itself, not
+        # a link to it: SQLite keeps the WAL beside the file, and there must be one witness, whoever opens it how.
+        self._path = Path(path).resolve() if Path(path).exists() else Path(path).absolute()
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._mode: Mode = "ro" if read_only else "rw"
