@@ -12,6 +12,8 @@ from tests.benchmarks.harness import Benchmark
 BENCHMARKS = {
     "lone": "tests.benchmarks.lone:lone",
     "batch": "tests.benchmarks.lone:batch",
+    "checkpoints": "tests.benchmarks.checkpoints:checkpoints",
+    "space": "tests.benchmarks.space:space",
     "imports": "tests.benchmarks.imports:imports",
 }
 

@@ -34,8 +34,23 @@ def latency(result: dict[str, Any], axes: Any) -> None:
     axes.legend()
 
 
+def size_of_a_run(result: dict[str, Any], axes: Any) -> None:
+    """What a run's checkpoints come to over its steps: as they come, what is new in them, and as they are stored."""
+    facts = result["facts"]["text"]
+    whole = [sum(facts["whole"][: step + 1]) for step in range(len(facts["whole"]))]
+    for values, colour, label in (
+        (whole, _COLOURS["bare"], "whole states"),
+        (facts["new"], _COLOURS["least"], "what is new"),
+        (facts["stored"], _COLOURS["ours"], "as stored"),
+    ):
+        axes.plot(range(1, len(values) + 1), [value / 1e6 for value in values], color=colour, label=label)
+    axes.set(yscale="log", xlabel="steps", ylabel="MB", title="All checkpoints of a run that grows by 2 KB a step")
+    axes.legend()
+
+
 PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Any], None]]] = {
     "latency": ("lone", latency),
+    "size": ("checkpoints", size_of_a_run),
 }
 
 
