@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,22 @@ class CheckpointRow:
     saved_at: datetime
 
 
+_LEADING = re.compile(r'\{"step":(-?[0-9]{1,15})[,}]')
+
+
+def _step(recorded: Recorded) -> int:
+    """The step alone, where it is what the payload begins with: the state behind it may be megabytes long."""
+    if recorded.entry.type == CheckpointSaved.__name__ and (found := _LEADING.match(recorded.entry.data)):
+        return int(found[1])
+    step: int = recorded.event.step
+    return step
+
+
 def evolve(_row: CheckpointRow | None, recorded: Recorded) -> CheckpointRow | None:
     """The latest one, whatever its step; pure."""
     return CheckpointRow(
         run_id=recorded.stream,
-        step=recorded.event.step,
+        step=_step(recorded),
         version=recorded.version,
         position=recorded.position,
         attempt=recorded.attempt,
