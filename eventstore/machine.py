@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from attrs import evolve as changed
 from attrs import field, frozen
 
+from eventstore.changing import changed
 from eventstore.errors import IllegalTransition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class Machine(Generic[S]):
         if guard := self.guards.get(recorded.kind):
             guard(state, recorded)
         after = self.evolve(state, recorded)
-        # The phase comes from the table alone; mypy cannot know that S is an attrs class.
-        return after if after.phase is phase else changed(after, phase=phase)  # type: ignore[misc]
+        # The phase comes from the table alone.
+        return after if after.phase is phase else changed(after, phase=phase)
 
     def diagram(self) -> str:
         """The table as a Mermaid state diagram, a line for each pair of phases."""

@@ -18,10 +18,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import evolve as changed
 from attrs import field, frozen
 from rpds import HashTrieMap
 
+from eventstore.changing import changed
 from eventstore.errors import (
     AlreadyAsked,
     AlreadyResolved,

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Self
 
-from attrs import evolve as changed
 from attrs import frozen
 
+from eventstore.changing import changed
 from eventstore.errors import (
     CallFailed,
     CannotOpen,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from attrs import evolve as changed
 from attrs import frozen
 
+from eventstore.changing import changed
 from eventstore.payloads import Json
 from eventstore.workflow import MessageRecorded, ToolCalled, ToolReturned
 

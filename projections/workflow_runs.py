@@ -10,9 +10,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from attrs import evolve as changed
 from attrs import field, frozen
 
+from eventstore.changing import changed
 from eventstore.payloads import Json
 from eventstore.workflow import (
     TRANSITIONS,

@@ -1,0 +1,69 @@
+"""`changed` gives what `attrs.evolve` gives, whatever the class."""
+
+import attrs
+import pytest
+from attrs import field, frozen
+
+from eventstore.changing import changed
+from eventstore.workflow import Phase, RunState
+from projections.workflow_runs import RunRow
+
+
+@frozen
+class One:
+    only: int = 0
+
+
+@frozen
+class Apart:
+    first: int
+    second: int = field(kw_only=True, default=2)
+
+
+@frozen
+class Private:
+    _hidden: int
+    shown: int = 1
+    made: int = field(init=False, default=7)
+
+
+@frozen
+class Careful:
+    low: int
+    high: int = field(converter=int, default=0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("low > high")
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        (RunRow("run-1", Phase.QUEUED), {"phase": Phase.STARTED, "labels": {"a": "b"}, "position": 3}),
+        (RunState(), {"attempt": 2}),
+        (RunState(), {}),
+        (One(1), {"only": 2}),
+        (Apart(1, second=3), {"first": 4}),
+        (Apart(1, second=3), {"second": 4}),
+        (Private(1), {"hidden": 2}),
+        (Careful(1, 2), {"high": "3"}),
+    ],
+)
+def test_it_is_what_attrs_gives_and_the_value_stays_as_it_was(value, fields):
+    before = attrs.astuple(value, recurse=False)
+
+    assert changed(value, **fields) == attrs.evolve(value, **fields)
+    assert type(changed(value, **fields)) is type(value)
+    assert attrs.astuple(value, recurse=False) == before
+
+
+@pytest.mark.parametrize("value", [RunState(), One(), Apart(1)])
+def test_a_field_that_the_class_does_not_have_is_refused(value):
+    with pytest.raises(TypeError, match="nothing"):
+        changed(value, nothing=1)
+
+
+def test_what_a_class_checks_when_made_is_checked_again():
+    with pytest.raises(ValueError, match="low"):
+        changed(Careful(1, 2), low=3)
