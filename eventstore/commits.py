@@ -18,39 +18,55 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from attrs import define, field
-
 from eventstore.errors import StoreClosed
+from eventstore.log import Fold, Head, Member
 
 LARGEST = 256
 """Members of one commit: beyond that, the first would wait longer for the last than for the disk."""
+_MANY = 1_000
+"""Items that wait for the commit, where no part may still be undone."""
 _LINGER = 1.0
 """Seconds that our thread waits for another queue before it ends."""
 
 
-def _held_lock() -> _thread.LockType:
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    return lock
+class Deferred:
+    """What is done once for all members, before their commit: the one place of a transaction where it is kept."""
 
+    def __init__(self) -> None:
+        self._items: dict[Fold, tuple[Head, list[Any]]] = {}
+        self._parts = 0
 
-@define(eq=False)
-class Member:
-    """One caller's job in a commit, and what became of it."""
+    def add(self, transaction: Any, fold: Fold, before: Head, items: Sequence[Any]) -> None:
+        """Have `fold` called with these, after those of earlier members; `before` is the head before the first."""
+        kept = self._items.setdefault(fold, (before, []))[1]
+        kept.extend(items)
+        if len(kept) > _MANY and not self._parts:  # an import: memory stays bounded
+            self.run(transaction)
 
-    job: Callable[[Any], Any]
-    done: Callable[[Sequence[Member]], None] | None = None
-    """Called once for all members of a commit that name it, from the thread that committed; None wakes who waits."""
-    result: Any = None
-    error: BaseException | None = None
-    lock: _thread.LockType = field(init=False, factory=_held_lock)
-    """Let go when there is an outcome. A bare lock: an Event costs ten times as much."""
+    def mark(self) -> dict[Fold, int]:
+        """A part begins that may be undone."""
+        self._parts += 1
+        return {fold: len(items) for fold, (_, items) in self._items.items()}
 
-    def outcome(self) -> Any:
-        """What the job returned; raises what it raised, or what the commit did."""
-        if self.error is not None:
-            raise self.error
-        return self.result
+    def kept(self) -> None:
+        """The part has ended well."""
+        self._parts -= 1
+
+    def back_to(self, mark: dict[Fold, int]) -> None:
+        """The part is undone, and what was added in it is forgotten."""
+        self._parts -= 1
+        self._items = {
+            fold: (before, items[: mark[fold]]) for fold, (before, items) in self._items.items() if fold in mark
+        }
+
+    def run(self, transaction: Any) -> None:
+        """Do it."""
+        if len(self._items) > 1:
+            # Several stores write here: what one of them knows of its tables, another may be about to change.
+            transaction.before, transaction.after = object(), object()
+        while self._items:
+            fold = next(iter(self._items))
+            fold(transaction, *self._items.pop(fold))
 
 
 class Commits:

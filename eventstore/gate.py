@@ -238,7 +238,7 @@ class Gate:
             transaction.insert([recorded.entry for recorded in placed])
             self._knows(transaction, placed)
             if self.inline is not None:
-                self.inline(transaction, before, placed)
+                transaction.defer(self.inline, before, placed)
 
     def standing(self, reading: Reading, stream: str, drafts: Sequence[Draft]) -> tuple[Recorded, ...] | None:
         """The entries that bear the drafts' key already; None if there is none.

@@ -7,13 +7,16 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 T = TypeVar("T")
+Fold = Callable[[Any, "Head", Sequence[Any]], None]
+"""`(transaction, head before the first item, items)`: what brings other rooms in step before a commit."""
 
 
 @frozen
@@ -74,6 +77,31 @@ class Census:
     """Stored type, entries of it, bytes of their payloads and bytes that these take; the most frequent first."""
 
 
+def _held_lock() -> _thread.LockType:
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+@define(eq=False)
+class Member:
+    """One caller's job in a commit, and what became of it."""
+
+    job: Callable[[Any], Any]
+    done: Callable[[Sequence[Member]], None] | None = None
+    """Called once for all members of a commit that name it, from the thread that committed; None wakes who waits."""
+    result: Any = None
+    error: BaseException | None = None
+    lock: _thread.LockType = field(init=False, factory=_held_lock)
+    """Let go when there is an outcome. A bare lock: an Event costs ten times as much."""
+
+    def outcome(self) -> Any:
+        """What the job returned; raises what it raised, or what the commit did."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
 class Reading(Protocol):
     """One consistent view of the log."""
 
@@ -122,6 +150,12 @@ class Writing(Reading, Protocol):
         failed, what they were.
         """
 
+    def defer(self, fold: Fold, before: Head, items: Sequence[Any]) -> None:
+        """Have `fold(transaction, before, items)` called once before the commit, with what others deferred to it.
+
+        What is deferred in a part that fails is forgotten with it. `before` is the head before the first item.
+        """
+
 
 class Log(Protocol):
     """A backend. Its handles may be used from any thread."""
@@ -145,8 +179,11 @@ class Log(Protocol):
             StoreClosed: after `close`.
         """
 
-    def write(self, job: Callable[[Writing], T]) -> T:
+    def write(self, job: Callable[[Writing], T], *, shared: bool = False) -> T:
         """Run the job in the one write transaction; durable when this returns, undone when the job raises.
+
+        A `shared` job may stand in one transaction with those of concurrent callers: after theirs, in a part of its
+        own, perhaps in another thread. All get their answers, refusals too, after the one commit.
 
         Raises:
             DatabaseBusy: another process holds the lock for too long.
@@ -155,6 +192,19 @@ class Log(Protocol):
             StoreClosed: after `close`.
             RuntimeError: the job itself asked for a write, which would wait for itself.
         """
+
+    def submit(self, job: Callable[[Writing], Any], done: Callable[[Sequence[Member]], None]) -> Member:
+        """Queue a shared job up and return at once.
+
+        `done` is called when there is an outcome, perhaps from another thread, once for all members of a commit that
+        name it; each holds its own.
+
+        Raises:
+            ForkedStore, StoreClosed, RuntimeError: as for `write`.
+        """
+
+    def withdraw(self, member: Member) -> bool:
+        """Take a job that was submitted back; False if it was begun: it has an outcome, or will have."""
 
     def wait(self, position: int, timeout: float) -> bool:
         """Return when the head passed `position` (True), or after `timeout` seconds or `close` (False)."""

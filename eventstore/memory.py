@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
+from eventstore.commits import Deferred
 from eventstore.errors import StoreClosed
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Head, Loss
+from eventstore.log import Census, Entry, Fold, Head, Loss, Member
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class MemoryTransaction:
 
     def __init__(self, root: Root, genesis_hash: bytes, before: object | None = None) -> None:
         self.root = root
+        self.deferred = Deferred()
         self._genesis = genesis_hash
         self.before = before or object()
         self.after = object()
@@ -110,14 +112,20 @@ class MemoryTransaction:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """See `log.Writing`."""
-        names, root = (self.before, self.after), self.root
+        names, root, mark = (self.before, self.after), self.root, self.deferred.mark()
         self.before, self.after = self.after, object()
         try:
             yield
         except BaseException:
             (self.before, self.after), self.root = names, root
+            self.deferred.back_to(mark)
             raise
         self.before = self.after
+        self.deferred.kept()
+
+    def defer(self, fold: Fold, before: Head, items: Sequence[Any]) -> None:
+        """See `log.Writing`."""
+        self.deferred.add(self, fold, before, items)
 
 
 class _Disk:
@@ -152,11 +160,10 @@ class MemoryLog:
             raise StoreClosed
         yield MemoryTransaction(self._disk.root, self._disk.genesis)
 
-    def write(self, job: Callable[[MemoryTransaction], T]) -> T:
+    def write(self, job: Callable[[MemoryTransaction], T], *, shared: bool = False) -> T:  # noqa: ARG002 - nothing to share
         """See `log.Log`."""
         disk = self._disk
-        if disk.writing_thread == threading.get_ident():
-            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
+        self._refuse_inside()
         with disk.write:
             if self._closed:
                 raise StoreClosed
@@ -164,12 +171,34 @@ class MemoryLog:
             transaction = MemoryTransaction(disk.root, disk.genesis, disk.name)
             try:
                 result = job(transaction)
+                transaction.deferred.run(transaction)
             finally:
                 disk.writing_thread = None
             with disk.grown:
                 disk.root, disk.name = transaction.root, transaction.after
                 disk.grown.notify_all()
             return result
+
+    def submit(self, job: Callable[[MemoryTransaction], Any], done: Callable[[Sequence[Member]], None]) -> Member:
+        """See `log.Log`. There is no disk to wait for, so the outcome is known at once."""
+        self._refuse_inside()
+        if self._closed:
+            raise StoreClosed
+        member = Member(job)
+        try:
+            member.result = self.write(job)
+        except BaseException as error:  # noqa: BLE001 - the caller's to raise
+            member.error = error
+        done((member,))
+        return member
+
+    def _refuse_inside(self) -> None:
+        if self._disk.writing_thread == threading.get_ident():
+            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
+
+    def withdraw(self, _member: Member) -> bool:
+        """See `log.Log`."""
+        return False
 
     def wait(self, position: int, timeout: float) -> bool:
         """See `log.Log`."""

@@ -333,7 +333,7 @@ class Stream(Generic[S]):
             )
             return view, recorded, True
 
-        view, recorded, new = self.store.write(job)
+        view, recorded, new = self.store.log.write(job, shared=True)
         if view.version >= self._view.version:  # another thread of this handle may have been faster
             self._view = view
         if new and view.machine is not None and view.machine.fence is not None:

@@ -262,10 +262,11 @@ class Projector:
     def inline(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
         """Fold what was just appended, and a small gap before it, in the transaction that appends it."""
         name, abreast = self._abreast
-        if name is transaction.before or name is transaction.after:
+        dense = recorded[-1].position - before.position == len(recorded)  # else another store's gate wrote here too
+        if dense and (name is transaction.before or name is transaction.after):
             moved = self._follow(transaction, abreast, before, recorded)
         else:
-            moved = self._look_and_fold(transaction, before, recorded)
+            moved = self._look_and_fold(transaction, before, recorded, dense=dense)
         if moved:
             self.move(transaction, *moved)
         last = recorded[-1].position
@@ -289,7 +290,9 @@ class Projector:
             moved.append(cursor)
         return moved
 
-    def _look_and_fold(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> list[CursorRow]:
+    def _look_and_fold(
+        self, transaction: Writing, before: Head, recorded: Sequence[Recorded], *, dense: bool
+    ) -> list[CursorRow]:
         faults = self.faults(transaction)
         cursors = self.cursors(transaction)
         moved = []
@@ -302,9 +305,9 @@ class Projector:
                 moved.append(attrs.evolve(cursor, halted_at=recorded[0].position, halted_reason=f"it {fault}"))
                 continue
             gap = before.position - cursor.position
-            if gap == 0 and cursor.hash == before.hash.hex():
+            if gap == 0 and dense and cursor.hash == before.hash.hex():
                 moved.append(self._advance(transaction, projection, cursor, recorded, recorded[-1]))
-            elif 0 < gap <= SMALL_GAP and self._true(transaction, cursor):
+            elif gap <= SMALL_GAP and self._true(transaction, cursor):
                 moved.append(self._along(transaction, projection, cursor, recorded[-1]))
         return moved
 

@@ -77,16 +77,24 @@ def test_rows_and_cursor_move_with_the_append_or_not_at_all(world):
     runs = world.runs()
     begin(runs.store)
 
-    def job(transaction):
+    def append(transaction):
         view = runs.store.gate.fold(transaction, "run-1", runs.store.gate.start(None))
         drafts = runs.store.gate.draft("run-1", [MessageRecorded("user", "one")], attempt=1)
         runs.store.gate.place(transaction, view, "run-1", drafts)
+
+    def fail(transaction, _before, _items):
         assert runs._projector.cursor(transaction, "tally").position == 3
         raise ZeroDivisionError
 
+    def append_and_fail(transaction):
+        append(transaction)
+        transaction.defer(fail, transaction.head(), [])
+
     with pytest.raises(ZeroDivisionError):
-        runs.store.write(job)
+        runs.store.write(append_and_fail)
     assert (stored(runs, TALLY), cursor(runs, "tally").position, head(runs)) == ([], 2, 2)
+    runs.store.write(append)
+    assert (len(stored(runs, TALLY)), cursor(runs, "tally").position, head(runs)) == (1, 3, 3)
 
 
 def test_a_row_that_is_none_is_gone(world):

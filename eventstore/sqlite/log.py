@@ -1,7 +1,8 @@
 """SQLiteLog: one connection that writes, a pool that reads, and what to do when a commit's outcome is unknown.
 
-Writing goes behind a lock and always with BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails
-under a concurrent writer, whatever the busy timeout. Each reader has a snapshot of its own.
+Writing goes through `commits`, where concurrent callers share a transaction, and always with BEGIN IMMEDIATE: a
+deferred one that reads and then writes fails under a concurrent writer, whatever the busy timeout. Each reader has a
+snapshot of its own.
 
 While any connection is open in this process, the database file is never opened by other means, not even to copy it:
 closing such a handle drops SQLite's POSIX locks, and another process takes the write lock.
@@ -12,13 +13,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
+from eventstore.commits import Commits
 from eventstore.errors import (
     CannotOpen,
     DatabaseBusy,
@@ -30,7 +32,7 @@ from eventstore.errors import (
 )
 from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import Witness, genesis
-from eventstore.log import Entry, Loss
+from eventstore.log import Entry, Loss, Member
 from eventstore.packing import Bases
 from eventstore.sqlite.driver import (
     DRIVER,
@@ -102,8 +104,8 @@ class SQLiteLog:
         self._mode: Mode = "ro" if read_only else "rw"
         self._files = files or OperatingSystem()
         self._process = os.getpid()
-        self._write = threading.Lock()
-        self._writing_thread: int | None = None
+        self._commits = Commits(self._commit)
+        self._closing = threading.Lock()
         self._grown = threading.Condition()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
@@ -279,34 +281,34 @@ class SQLiteLog:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def write(self, job: Callable[[SQLiteTransaction], T]) -> T:
+    def write(self, job: Callable[[SQLiteTransaction], T], *, shared: bool = False) -> T:
         """See `log.Log`.
 
         Raises:
             OutcomeUnknown: the disk failed in the COMMIT; ask `resolve`, or append again under the same key.
         """
-        if self._writing_thread == threading.get_ident():
-            raise RuntimeError("a write inside a write of one thread would wait for itself; append before or after it")
-        if self.read_only:  # SQLite itself would say so at the first INSERT only
-            raise CannotOpen(self.url, "it may not be written: it was opened read-only; connect without read_only")
-        self._usable()
-        with self._write:
-            self._usable()
-            self._writing_thread = threading.get_ident()
-            try:
-                self._settle()
-                result = self._transaction(job)
-            finally:
-                self._writing_thread = None
-        with self._grown:
-            self._grown.notify_all()
-        return result
+        self._writable()
+        if shared:
+            return self._commits.write(job)  # type: ignore[no-any-return]
+        member = Member(job)
+        with self._commits.turn():
+            self._commit((member,))
+        return member.outcome()  # type: ignore[no-any-return]
+
+    def submit(self, job: Callable[[SQLiteTransaction], Any], done: Callable[[Sequence[Member]], None]) -> Member:
+        """See `log.Log`."""
+        self._writable()
+        return self._commits.submit(job, done)
+
+    def withdraw(self, member: Member) -> bool:
+        """See `log.Log`."""
+        return self._commits.withdraw(member)
 
     def resolve(self, position: int, digest: bytes) -> bool:
         """Whether the transaction that ended in this entry stands, after an `OutcomeUnknown`. The answer is final."""
         self._usable()
         try:
-            with self._write:
+            with self._commits.turn():
                 self._settle()
         except sqlite3.Error as error:
             raise OutcomeUnknown(self.url, position, digest, str(error)) from error
@@ -319,14 +321,24 @@ class SQLiteLog:
         if self._closed:
             raise StoreClosed
 
-    def _transaction(self, job: Callable[[SQLiteTransaction], T]) -> T:
+    def _writable(self) -> None:
+        self._commits.refuse_inside()
+        if self.read_only:  # SQLite itself would say so at the first INSERT only
+            raise CannotOpen(self.url, "it may not be written: it was opened read-only; connect without read_only")
+        self._usable()
+
+    def _commit(self, members: Sequence[Member]) -> None:
+        """Run the members' jobs in one transaction and commit it; what is raised here is every member's."""
+        self._settle()
         connection = self._connection
         self._begin(connection)
         before = object()
         try:
             before = self._taken(connection)
             transaction = SQLiteTransaction(connection, self._genesis, self._bases, before)
-            result = job(transaction)
+            lasts = [self._perform(transaction, member, alone=len(members) == 1) for member in members]
+            transaction.before = before
+            transaction.deferred.run(transaction)
         except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
@@ -334,16 +346,38 @@ class SQLiteLog:
             if isinstance(error, sqlite3.Error):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
-        if not connection.in_transaction:  # the job swallowed a disk's error, for which SQLite undid everything
+        if not connection.in_transaction:  # a job swallowed a disk's error, for which SQLite undid everything
             raise CannotOpen(self.url, "the disk failed while it was written, and nothing was written; try again")
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self._poisoned(transaction.last, error) from error
+            self._poisoned()
+            # A refusal too: it was judged on the results of members that may not stand.
+            for member, last in zip(members, lasts, strict=True):
+                member.error = self._unknown(last, error)
+            return
         self._name = transaction.after
         if transaction.last is not None:
             self._witness.saw(self.id, transaction.last)
-        return result
+        with self._grown:
+            self._grown.notify_all()
+
+    def _perform(self, transaction: SQLiteTransaction, member: Member, *, alone: bool) -> Entry | None:
+        """Run one member's job; the last entry that it wrote. One that raises leaves its neighbours alone."""
+        before = transaction.last
+        if alone:
+            member.result = member.job(transaction)
+            return transaction.last
+        try:
+            with transaction.savepoint():
+                member.result = member.job(transaction)
+        except BaseException as error:
+            if not self._connection.in_transaction:  # the disk failed, and all that was written is undone
+                raise
+            if isinstance(error, sqlite3.Error):
+                error.add_note(f"while writing to {self.url}; nothing was written")
+            member.error = error
+        return None if transaction.last is before else transaction.last
 
     def _taken(self, connection: sqlite3.Connection) -> object:
         """What names log and tables as they stand; until a job is known to have ended, they have no name any more."""
@@ -363,10 +397,12 @@ class SQLiteLog:
 
     # --- when a COMMIT fails ------------------------------------------------------------------------------------
 
-    def _poisoned(self, last: Entry | None, error: sqlite3.Error) -> OutcomeUnknown:
+    def _poisoned(self) -> None:
         """Put the connection away: what it wrote may come back when the file is next opened, or may not."""
         _POISONED.append(self._connection)
         self._unsettled = True
+
+    def _unknown(self, last: Entry | None, error: sqlite3.Error) -> OutcomeUnknown:
         position, digest = (None, None) if last is None else (last.position, last.hash)
         return OutcomeUnknown(self.url, position, digest, str(error))
 
@@ -405,7 +441,8 @@ class SQLiteLog:
         if self._process != os.getpid():
             self._closed = True
             return
-        with self._write:
+        self._commits.close()
+        with self._closing:
             if self._closed:
                 return
             self._closed = True

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from eventstore.commits import Deferred
 from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Head
+from eventstore.log import Census, Entry, Fold, Head
 from eventstore.packing import LOOKBACK, Bases, DamagedForm, pack, plain_length, unpack
 from eventstore.sqlite.driver import SQLITE_VERSION
 
@@ -43,6 +44,8 @@ class SQLiteTransaction:
     ) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
+        self.deferred = Deferred()
+        self._connection = connection
         self._genesis = genesis_hash
         self._bases = bases
         self.before = before or object()
@@ -132,19 +135,27 @@ class SQLiteTransaction:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """See `log.Writing`."""
+        last, mark = self.last, self.deferred.mark()
         self.execute("SAVEPOINT part")
         names = self.before, self.after
         self.before, self.after = self.after, object()
         try:
             yield
         except BaseException:
-            self.execute("ROLLBACK TO part")
+            self.last = last
             self.before, self.after = names
+            self.deferred.back_to(mark)
+            if self._connection.in_transaction:  # else the disk failed, and SQLite has undone everything
+                self.execute("ROLLBACK TO part")
+                self.execute("RELEASE part")
             raise
-        else:
-            self.before = self.after
-        finally:
-            self.execute("RELEASE part")
+        self.before = self.after
+        self.deferred.kept()
+        self.execute("RELEASE part")
+
+    def defer(self, fold: Fold, before: Head, items: Sequence[Any]) -> None:
+        """See `log.Writing`."""
+        self.deferred.add(self, fold, before, items)
 
     # --- payloads that are packed -------------------------------------------------------------------------------
 

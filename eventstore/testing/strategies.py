@@ -77,7 +77,7 @@ def _codec(machine: Machine[Any]) -> Codec:
 
 
 class Rehearsal(Generic[S]):
-    """A stream that lives in no log: the same fence, guards and fold, one event at a time.
+    """A stream that lives in no log: the same seals, fence, guards and fold, one event at a time.
 
     Args:
         machine: whose stream it is.
@@ -102,7 +102,8 @@ class Rehearsal(Generic[S]):
         """
         kind, place = type(event), len(self.history) + 1
         codec = _codec(self.machine)
-        data = codec.encode(event)
+        seal = self.machine.seals.get(kind)
+        data = codec.encode(event if seal is None else seal(self.stream, event, event, False))  # noqa: FBT003 - a `Seal`
         if self.machine.fence is not None:
             attempt = self.machine.fence(self.state, self.stream, kind, attempt, self.held)
         moment = _BEGINNING + place * 1_000_000

@@ -59,7 +59,7 @@ class MortalLog:
             raise Killed
         return self.inner.reading()
 
-    def write(self, job: Callable[[Writing], T]) -> T:
+    def write(self, job: Callable[[Writing], T], *, shared: bool = False) -> T:
         """See `log.Log`; the dead write nothing."""
         if self.dead:
             raise Killed
@@ -78,7 +78,7 @@ class MortalLog:
                 raise Killed
             return result
 
-        result = self.inner.write(witnessed)
+        result = self.inner.write(witnessed, shared=shared)
         if written:
             self._committed(written)
         if last:

@@ -213,18 +213,20 @@ class WatchedLog(SQLiteLog):
             connection.execute(f"PRAGMA cache_size = {self._cache}")
         return connection
 
-    def write(self, job: Any) -> Any:
+    def write(self, job: Any, **options: Any) -> Any:
         transactions: list[Any] = []
         done = []
 
         def watched(transaction: Any) -> Any:
             transactions.append(transaction)
             result = job(transaction)
-            done.append(True)
+            transaction.defer(
+                lambda *_: done.append(True), transaction.head(), []
+            )  # after all that comes before COMMIT
             return result
 
         try:
-            result = super().write(watched)
+            result = super().write(watched, **options)
         except BaseException as error:
             last = transactions[-1].last if transactions else None
             place = None if last is None else (last.position, last.hash)

@@ -55,16 +55,16 @@ class _Log(SQLiteLog):
 
     written: list[tuple[int, int, str]]
 
-    def write(self, job: Any) -> Any:
+    def write(self, job: Any, **options: Any) -> Any:
         spans: list[Any] = []
 
         def watched(transaction: Any) -> Any:
-            first = transaction.head().position + 1
+            before, first = transaction.last, transaction.head().position + 1
             result = job(transaction)
-            spans.append((first, transaction.last))
+            spans.append((first, None if transaction.last is before else transaction.last))
             return result
 
-        result = super().write(watched)
+        result = super().write(watched, **options)
         first, last = spans[-1]
         if last is not None:
             self.written.append((first, last.position, last.hash.hex()))

@@ -64,17 +64,20 @@ def acknowledges_before_commit():
         if log._connection.in_transaction:
             log._connection.execute("COMMIT")
 
-    def hasty(log, job):
+    def hasty(log, members):
         commit(log)
         log._begin(log._connection)
-        return job(eventstore.sqlite.log.SQLiteTransaction(log._connection, log._genesis))
+        transaction = eventstore.sqlite.log.SQLiteTransaction(log._connection, log._genesis)
+        for member in members:
+            member.result = member.job(transaction)
+        transaction.deferred.run(transaction)
 
     def last_chance(log):
         if not log.closed:
             commit(log)
         close(log)
 
-    with _instead(SQLiteLog, "_transaction", hasty), _instead(SQLiteLog, "close", last_chance):
+    with _instead(SQLiteLog, "_commit", hasty), _instead(SQLiteLog, "close", last_chance):
         yield
 
 
@@ -90,8 +93,8 @@ def moves_cursors_afterwards():
         if left:
             left.insert(0, projector)
 
-    def twice(log, job):
-        result = write(log, job)
+    def twice(log, job, **options):
+        result = write(log, job, **options)
         if left:
             projector, *cursors = left
             left.clear()
@@ -124,18 +127,23 @@ def checks_no_chain():
 
 def writes_the_witness_first():
     """The witness says that a commit stands which is still to come."""
-    honest = SQLiteLog._transaction
+    honest = SQLiteLog._commit
 
-    def early(log, job):
-        def seen(transaction):
-            result = job(transaction)
-            if transaction.last is not None:
-                log._witness.saw(log.id, transaction.last)
-            return result
+    def early(log, members):
+        def seen(job):
+            def look(transaction):
+                result = job(transaction)
+                if transaction.last is not None:
+                    log._witness.saw(log.id, transaction.last)
+                return result
 
-        return honest(log, seen)
+            return look
 
-    return _instead(SQLiteLog, "_transaction", early)
+        for member in members:
+            member.job = seen(member.job)
+        honest(log, members)
+
+    return _instead(SQLiteLog, "_commit", early)
 
 
 def resolves_without_a_commit():

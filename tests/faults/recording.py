@@ -218,7 +218,7 @@ class RecordingLog(SQLiteLog):
 
     session: "Session"
 
-    def write(self, job):
+    def write(self, job, **options):
         """See `log.Log`."""
         session = self.session
         last = [0]
@@ -231,7 +231,7 @@ class RecordingLog(SQLiteLog):
 
         number = next(session.writes)
         session.mark("began", write=number)
-        result = super().write(noted)
+        result = super().write(noted, **options)
         if last[0]:
             session.local.position, session.local.synced = last[0], self._synchronous == "FULL"
             session.mark("wrote", last[0], number)
