@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
+from threading import Event, Lock
+from time import sleep
+from typing import Any
 
 from eventstore.errors import (
     StoreClosed,
 )
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Head, Writing
+from eventstore.log import Head, Member, Writing
 from eventstore.notes import LogRecorded
 from eventstore.testing.scaffold import (
     COUNT,
@@ -26,7 +32,7 @@ from eventstore.testing.scaffold import (
 
 
 class BackendContract(Scaffold):
-    """Writes, savepoints, reads, waiting and closing."""
+    """Writes, savepoints, reads, shared commits, waiting and closing."""
 
     # --- an empty log -------------------------------------------------------------------------------------------
 
@@ -272,6 +278,116 @@ class BackendContract(Scaffold):
             self.store.append(stream, Counted(), key="k")
 
         assert [entry.version for entry in self.everything()] == [1] * 5
+
+    # --- commits that are shared ----------------------------------------------------------------------------------
+
+    def _submitted(self, *jobs: Callable[[Writing], Any]) -> list[Member]:
+        """The jobs, queued up while another write is under way, with their outcomes."""
+        begun, told, settled, lock = Event(), Event(), list[Member](), Lock()
+
+        def first(_transaction: Writing) -> None:
+            begun.set()
+            told.wait(PATIENCE)
+
+        def done(members: Sequence[Member]) -> None:
+            with lock:
+                settled.extend(members)
+
+        with ThreadPoolExecutor(2) as pool:
+            writing = pool.submit(self.log.write, first)
+            assert begun.wait(PATIENCE)
+            # In a thread: a backend without a queue lets it wait for its turn.
+            submitting = pool.submit(lambda: [self.log.submit(job, done) for job in jobs])
+            wait([submitting], 0.05)
+            told.set()
+            writing.result(PATIENCE)
+            members = submitting.result(PATIENCE)
+        for _ in range(int(PATIENCE * 100)):
+            with lock:
+                if len(settled) == len(jobs):
+                    break
+            sleep(0.01)
+        assert {id(member) for member in settled} == {id(member) for member in members}
+        return members
+
+    def test_jobs_that_share_a_commit_run_in_the_order_of_their_coming_each_after_the_results_of_the_one_before(
+        self,
+    ) -> None:
+        def job(transaction: Writing) -> int:
+            before = transaction.version("s")
+            transaction.insert(self._new(transaction, "s"))
+            return before
+
+        members = self._submitted(*[job] * 20)
+
+        assert [member.outcome() for member in members] == list(range(20))
+        assert [entry.version for entry in self.everything()] == list(range(1, 21))
+
+    def test_a_job_that_raises_leaves_those_alone_that_share_its_commit(self) -> None:
+        def fails(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "lost", "lost"))
+            raise Boom
+
+        well = self._insert("s")
+        members = self._submitted(well, fails, well, raise_boom, well)
+
+        assert [type(member.error) for member in members] == [type(None), Boom, type(None), Boom, type(None)]
+        assert [entry.stream for entry in self.everything()] == ["s"] * 3
+        assert [entry.position for entry in self.everything()] == [1, 2, 3]
+
+    def test_what_is_deferred_runs_before_the_commit_without_what_was_undone(self) -> None:
+        seen: list[tuple[int, list[str]]] = []
+
+        def fold(transaction: Writing, before: Head, items: Sequence[Any]) -> None:
+            assert transaction.head().position == 2
+            seen.append((before.position, list(items)))
+
+        def job(name: str, *, fails: bool = False) -> Callable[[Writing], None]:
+            def write(transaction: Writing) -> None:
+                before = transaction.head()
+                transaction.insert(self._new(transaction, name))
+                transaction.defer(fold, before, [name])
+                if fails:
+                    raise Boom
+
+            return write
+
+        def both(transaction: Writing) -> None:
+            for name, fails in (("one", False), ("lost", True), ("two", False)):
+                with suppress(Boom), transaction.savepoint():
+                    job(name, fails=fails)(transaction)
+
+        self.log.write(both)
+
+        assert seen == [(0, ["one", "two"])]
+        assert [entry.stream for entry in self.everything()] == ["one", "two"]
+
+    def test_what_a_deferred_fold_raises_undoes_the_write(self) -> None:
+        def job(transaction: Writing) -> None:
+            transaction.insert(self._new(transaction, "s"))
+            transaction.defer(lambda *_: raise_boom(transaction), transaction.head(), ["s"])
+
+        with self.refused(Boom):
+            self.log.write(job)
+
+    def test_a_write_inside_a_submitted_job_is_refused_and_the_others_go_on(self) -> None:
+        members = self._submitted(self._insert("s"), lambda _: self.log.write(self._insert("t")), self._insert("s"))
+
+        assert [type(member.error) for member in members] == [type(None), RuntimeError, type(None)]
+        assert [entry.stream for entry in self.everything()] == ["s", "s"]
+
+    def test_many_threads_that_share_commits_each_get_their_own_answer(self) -> None:
+        streams = [self.store.stream(f"s{number % 5}", COUNT) for number in range(16)]
+
+        def work(stream: Any) -> list[int]:
+            return [stream.append(Counted())[0].position for _ in range(10)]
+
+        with ThreadPoolExecutor(16) as pool:
+            positions = list(pool.map(work, streams))
+
+        assert sorted(chain.from_iterable(positions)) == list(range(1, 161))
+        assert all(one == sorted(one) for one in positions)
+        assert [self.store.stream(f"s{number}", COUNT).state.total for number in range(5)] == [40, 30, 30, 30, 30]
 
     # --- wait and close -----------------------------------------------------------------------------------------
 
