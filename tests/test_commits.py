@@ -13,7 +13,7 @@ from eventstore.errors import CannotOpen, OutcomeUnknown, QueueFull, StoreClosed
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
-from eventstore.workflow import RUN, RunQueued, RunStarted
+from eventstore.workflow import RUN, RunQueued, RunStarted, UsageRecorded
 
 PATIENCE = 20.0
 
@@ -368,3 +368,23 @@ def test_a_queue_limit_holds_among_those_who_share_a_commit(tmp_path):
 
         assert (len(refused), runs.workflow_runs.count()) == (9, 3)
         assert runs.verify().ok
+
+
+def test_two_stores_on_one_log_that_share_commits_fold_each_event_once(tmp_path):
+    log = SQLiteLog(tmp_path / "agent.db")
+    with projections.connect(log) as one, projections.connect(log) as two:
+        one.submit("w", run_id="run-1")
+        two.submit("w", run_id="run-2")
+        for round_ in range(3):
+            outcomes = Outcomes()
+            with Held(log):
+                for number, runs in enumerate((one, two, one, two, two, one)):
+                    run_id = f"run-{round_}-{number}"
+                    log.submit(append(runs.store, run_id, RunQueued("w"), RunStarted("w"), UsageRecorded()), outcomes)
+            outcomes.wait(6)
+            two.submit("w", run_id=f"run-{round_}-last")
+
+        assert [member.error for told in outcomes.told for member in told] == [None] * 6
+        assert [row.records for row in two.usage.where()] == [1] * 18
+        assert one.verify().ok
+        assert {standing.behind for standing in one.standings()} == {0}
