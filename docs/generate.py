@@ -28,6 +28,7 @@ import eventstore.testing
 import projections
 import projections.testing
 from eventstore import errors, exchange, integrity, limits, log, notes, workflow
+from eventstore.packing import forms
 from projections import connecting, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
@@ -584,7 +585,7 @@ _EVENTS_COLUMNS = {
     "key": "The caller's idempotency key, unique in its stream.",
     "hash": "SHA-256 over this entry and the hash before it: the chain, format 1.",
     "meta": "Free JSON of the caller.",
-    "data": "The event's fields as JSON text, those at their defaults left out.",
+    "data": "The event's fields as JSON text, those at their defaults left out; a BLOB is a packed form of it.",
 }
 
 
@@ -618,6 +619,12 @@ def schema_page() -> str:
         _statements(found, "log"),
         "## The chain",
         _prose(inspect.cleandoc(integrity.chain.__doc__)),
+        "## Packed payloads",
+        (
+            "A large payload is stored packed, and never loses its JSON: see [Checkpoints]"
+            "(../explanation/checkpoints.md)."
+        ),
+        _preformatted(forms.__doc__),
         "## Projections",
         (
             "Each projection has one table named after it. `_position` is the position of the event that last touched "
@@ -643,6 +650,14 @@ def schema_page() -> str:
         *(["## Other tables", *others] if others else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _preformatted(docstring: str) -> str:
+    """A docstring whose indented parts are text to be shown as it stands."""
+    parts = inspect.cleandoc(docstring).split("\n\n")
+    return "\n\n".join(
+        f"```text\n{textwrap.dedent(part)}\n```" if part.startswith("    ") else _line(part) for part in parts
+    )
 
 
 def _new_database() -> tuple[dict[str, Any], dict[str, list[str]]]:
