@@ -282,6 +282,9 @@ def _class(kind: type, name: str) -> str:
             for field, annotation in _annotated(kind)
         )
         parts.append(_signature(f"{name}({arguments})"))
+    elif issubclass(kind, tuple):
+        fields = kind.__annotations__.items()  # of a NamedTuple: forward references
+        parts.append(_signature(f"{name}({', '.join(f'{field}: {given.__forward_arg__}' for field, given in fields)})"))
     elif "__init__" in vars(kind) and "Made by" not in kind.__doc__ and not _plumbing(kind):
         parts.append(_signature(name + _arguments(kind.__init__)))
     parts.append(_document(kind))

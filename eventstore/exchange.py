@@ -305,7 +305,7 @@ class _Import:
             meta=line.meta,
             occurred_at=line.time,
         )
-        return attrs.evolve(draft, key=line.key) if part else draft
+        return draft._replace(key=line.key) if part else draft
 
     def _compare(self, line: _Line, draft: Draft, version: int) -> None:
         (entry,) = self._transaction.read(line.stream, after=version - 1, limit=1)

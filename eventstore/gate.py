@@ -11,9 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import attrs
 import orjson
 from attrs import field, frozen
 
@@ -60,8 +59,7 @@ def microseconds_now() -> int:
     return time.time_ns() // 1000
 
 
-@frozen
-class Draft:
+class Draft(NamedTuple):
     """An event that passed the payload check and has no place yet."""
 
     kind: type
@@ -229,7 +227,7 @@ class Gate:
             head.position + 1, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt,
             draft.key, b"", draft.meta, draft.data,
         )  # fmt: skip
-        recorded = Recorded(attrs.evolve(entry, hash=chain(head.hash, entry)), draft.kind, self.codec)
+        recorded = Recorded(entry._replace(hash=chain(head.hash, entry)), draft.kind, self.codec)
         return self.admit(view, recorded), recorded
 
     def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:

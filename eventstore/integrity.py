@@ -8,8 +8,8 @@ it is ahead of the log, something acknowledged is gone.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -24,7 +24,7 @@ _MAGIC = "runfold-witness-1"
 
 def genesis(log_id: str) -> bytes:
     """hash(0) of format 1: the chain begins with the log's own id."""
-    return hashlib.sha256(b"runfold/1" + log_id.encode()).digest()
+    return sha256(b"runfold/1" + log_id.encode()).digest()
 
 
 def chain(previous: bytes, entry: Entry) -> bytes:
@@ -33,19 +33,20 @@ def chain(previous: bytes, entry: Entry) -> bytes:
     Payload and meta go in by their own SHA-256, over the JSON bytes as first encoded, so that a packed or redacted
     form that keeps the digest keeps the chain.
     """
-    parts = (
-        b"%d" % entry.position,
-        entry.stream.encode(),
-        b"%d" % entry.version,
-        entry.type.encode(),
-        b"%d" % entry.recorded_at,
-        b"" if entry.occurred_at is None else b"%d" % entry.occurred_at,
-        b"" if entry.attempt is None else b"%d" % entry.attempt,
-        b"" if entry.key is None else entry.key.encode(),
-        b"" if entry.meta is None else hashlib.sha256(entry.meta.encode()).digest(),
-        hashlib.sha256(entry.data.encode()).digest(),
-    )
-    return hashlib.sha256(previous + b"".join(b"%d:%b," % (len(part), part) for part in parts)).digest()
+    position, stream = b"%d" % entry.position, entry.stream.encode()
+    version, kind, recorded_at = b"%d" % entry.version, entry.type.encode(), b"%d" % entry.recorded_at
+    occurred_at = b"" if entry.occurred_at is None else b"%d" % entry.occurred_at
+    attempt = b"" if entry.attempt is None else b"%d" % entry.attempt
+    key = b"" if entry.key is None else entry.key.encode()
+    meta = b"" if entry.meta is None else sha256(entry.meta.encode()).digest()
+    # One format for all: a loop over the parts takes three times as long.
+    return sha256(
+        b"%b%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,32:%b," % (
+            previous, len(position), position, len(stream), stream, len(version), version, len(kind), kind,
+            len(recorded_at), recorded_at, len(occurred_at), occurred_at, len(attempt), attempt, len(key), key,
+            len(meta), meta, sha256(entry.data.encode()).digest(),
+        )
+    ).digest()  # fmt: skip
 
 
 @frozen

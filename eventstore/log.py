@@ -10,7 +10,7 @@ from __future__ import annotations
 import _thread
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
@@ -19,9 +19,10 @@ Fold = Callable[[Any, "Head", Sequence[Any]], None]
 """`(transaction, head before the first item, items)`: what brings other rooms in step before a commit."""
 
 
-@frozen
-class Entry:
+class Entry(NamedTuple):
     """An event as it stands in the log, encoded. Times are microseconds since 1970, UTC."""
+
+    # Not of attrs: one is made for each row that is read or written, in a third of the time.
 
     position: int
     stream: str

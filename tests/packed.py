@@ -3,7 +3,6 @@
 import hashlib
 import random
 
-import attrs
 import orjson
 
 from eventstore.log import Entry
@@ -38,7 +37,7 @@ class Payloads:
         digest = hashlib.sha256(f"{version}:{text}".encode()).digest()
         entry = Entry(version, self.stream, version, kind or self.kind, 0, None, None, None, digest, None, text)
         packed = pack(entry, self, Bases() if bases is None else bases)
-        self.rows[version] = attrs.evolve(entry, data=packed)
+        self.rows[version] = entry._replace(data=packed)
         return packed
 
     def load(self, version, bases=None):

@@ -7,7 +7,7 @@ from enum import Enum, StrEnum
 from uuid import UUID
 
 import pytest
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from eventstore.codec import Codec, Upcaster
 from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
@@ -426,4 +426,4 @@ def test_the_payload_of_a_recorded_event_is_decoded_once():
 
     assert recorded.event is recorded.event
     assert recorded == CODEC.recorded(entry('{"value": [1]}'))
-    assert recorded != CODEC.recorded(evolve(recorded.entry, position=2))
+    assert recorded != CODEC.recorded(recorded.entry._replace(position=2))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from attrs import evolve, fields
+from attrs import evolve
 
 from eventstore import RUN, EventStore, LogRecorded, MetaSet
 from eventstore.integrity import chain, genesis
@@ -57,7 +57,7 @@ DEEP = {"é": [1, 2.5, -0.1, True, None, '🏃\u2028\\"'], "": {"n": 90071992547
 def read(release):
     with (GOLDEN / release / "log.jsonl").open(encoding="utf-8") as file:  # splitlines() would also split at U+2028
         head, *lines = map(json.loads, file)
-    names = [field.name for field in fields(Entry)]
+    names = Entry._fields
     entries = [Entry(**{name: line[name] for name in names} | {"hash": bytes.fromhex(line["hash"])}) for line in lines]
     return head["log"], entries, [line["phase"] for line in lines]
 

@@ -4,7 +4,6 @@ import random
 import struct
 import zlib
 
-import attrs
 import pytest
 
 from eventstore.limits import MAX_BYTES
@@ -207,7 +206,7 @@ def test_a_damaged_base_costs_bytes_and_not_the_append(saved):
 
 
 def changed(saved, version, data):
-    saved.rows[version] = attrs.evolve(saved.rows[version], data=data)
+    saved.rows[version] = saved.rows[version]._replace(data=data)
 
 
 def test_a_missing_base_is_named(saved):
@@ -218,7 +217,7 @@ def test_a_missing_base_is_named(saved):
 
 
 def test_a_base_that_is_another_entry_is_named(saved):
-    saved.rows[20] = attrs.evolve(saved.rows[20], hash=bytes(32))
+    saved.rows[20] = saved.rows[20]._replace(hash=bytes(32))
 
     with pytest.raises(DamagedForm, match="version 20 of run-1, which is not the one it was made over"):
         saved.load(21)

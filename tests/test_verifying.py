@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import sqlite3
 
-import attrs
 import pytest
 
 import projections
@@ -116,8 +115,8 @@ def forge(path, **changes):
 
         def job(transaction):
             head = transaction.head()
-            entry = attrs.evolve(good, position=head.position + 1, recorded_at=head.recorded_at, **changes)
-            transaction.insert([attrs.evolve(entry, hash=chain(head.hash, entry))])
+            entry = good._replace(**{"position": head.position + 1, "recorded_at": head.recorded_at} | changes)
+            transaction.insert([entry._replace(hash=chain(head.hash, entry))])
 
         runs.store.write(job)
 

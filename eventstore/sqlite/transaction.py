@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from eventstore.commits import Deferred
 from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
@@ -188,7 +186,7 @@ class SQLiteTransaction:
         Raises:
             UnreadableEntry: it holds what no program of ours writes, whoever did, or what is damaged.
         """
-        entry = Entry(*row)
+        entry = Entry._make(row)
         if entry.recorded_at not in _DATES or (entry.occurred_at is not None and entry.occurred_at not in _DATES):
             raise UnreadableEntry(entry.position, entry.stream, entry.type, "its time is no date")
         data: Any = row[-1]
@@ -197,7 +195,7 @@ class SQLiteTransaction:
         if type(data) is not bytes:
             raise UnreadableEntry(entry.position, entry.stream, entry.type, "its payload is no JSON")
         try:
-            return evolve(entry, data=unpack(entry, data, self, self.bases))
+            return entry._replace(data=unpack(entry, data, self, self.bases))
         except DamagedForm as error:
             raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), _RESTORE) from error
 

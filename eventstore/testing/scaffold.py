@@ -163,7 +163,7 @@ class Scaffold:
             time = max(self.now, head.recorded_at)
             entry = Entry(position, stream, version, "Counted", time, None, None, key, b"", None, "{}")
             previous = chain(previous, entry)
-            entries.append(evolve(entry, hash=previous))
+            entries.append(entry._replace(hash=previous))
         return entries
 
     def _insert(self, *streams: str) -> Callable[[Writing], None]:

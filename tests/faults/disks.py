@@ -668,7 +668,7 @@ def _judged(folder: Path, ledger: Ledger, answers: dict[Place, bool | None], whe
                 wrong.append(f"{when}: resolve said {answer} of position {place[0]}, which is not so")
         digest = genesis(runs.store.log.id)
         for number, entry in enumerate(entries, start=1):
-            digest = chain(digest, attrs.evolve(entry, hash=b""))
+            digest = chain(digest, entry)
             if (entry.position, entry.hash) != (number, digest):
                 wrong.append(f"{when}: the chain is broken at {entry.position}")
         wrong += [f"{when}: the disk's failure counts as the run's own" for e in entries if e.type == "RunFailed"]
