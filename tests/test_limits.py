@@ -1,6 +1,9 @@
 """Everything that a caller can make grow has a bound; beyond it stands a refusal that changes nothing."""
 
+import json
+
 import pytest
+from click.testing import CliRunner
 
 from eventstore.errors import InvalidArgument, LimitReached
 from eventstore.exchange import export_lines, import_lines
@@ -16,6 +19,7 @@ from eventstore.workflow import (
     ToolCalled,
     ToolReturned,
 )
+from projections.cli import main
 from tests.world import World
 
 
@@ -156,6 +160,19 @@ def test_each_gives_every_row_once_however_many(world, monkeypatch, number):
 
     found = [row.call_id for row in runs.confirmations.each(order="-position")]
     assert found == [f"q{place}" for place in reversed(range(number))]
+
+
+def test_the_command_lists_any_number_of_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr("projections.views.MAX_ROWS", PAGE)
+    world = World(tmp_path)
+    stream = started(world.runs())
+    stream.append(*(ConfirmationRequested(f"q{place}", "t") for place in range(PAGE + 3)))
+    world.close()
+
+    result = CliRunner().invoke(main, ["confirmations", str(tmp_path / "agent.db"), "--json", "--limit", "502"])
+
+    assert [row["call_id"] for row in json.loads(result.stdout)] == [f"q{place}" for place in range(PAGE + 2)]
+    assert f"{PAGE + 2} of {PAGE + 3}" in result.stderr
 
 
 def test_a_worker_finds_its_runs_however_many_there_are(world, monkeypatch):

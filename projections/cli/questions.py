@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -64,7 +65,7 @@ def confirmations(runs: Runs, everything: bool, run_id: str | None, limit: int, 
     filters: dict[str, Any] = {} if everything else {"decision": None}
     if run_id is not None:
         filters["run_id"] = run_id
-    rows = runs.confirmations.where(order="position", limit=limit, **filters)
+    rows = list(islice(runs.confirmations.each(order="position", **filters), limit))
     if as_json:
         output.document(rows)
     elif everything and rows:
