@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Any)
 T = TypeVar("T")
+Placed: TypeAlias = tuple[Folded[S], tuple[Recorded, ...], bool]
+"""What an append's job returns: the stream's view, the events in their places, whether they are new."""
 
 
 class EventStore:
@@ -134,7 +136,7 @@ class EventStore:
             CursorConflict: the log was rolled back or replaced.
         """
         names = None if types is None else self.stored_names(types)
-        start = self._position(after)
+        start = self.place(after)
         check_range(start, limit)
 
         def page(view: Reading, cursor: int, size: int) -> Sequence[Entry]:
@@ -158,7 +160,7 @@ class EventStore:
             StoreClosed: the store was closed before the first look.
         """
         names = None if types is None else self.stored_names(types)
-        position = self._position(after)
+        position = self.place(after)
         check_range(position, None)
         self.head()  # a store that is closed already says so
         while not (stop is not None and stop.is_set()):
@@ -192,7 +194,12 @@ class EventStore:
             kinds.append(kind)
         return self.gate.codec.stored_names(kinds)
 
-    def _position(self, after: int | Cursor) -> int:
+    def place(self, after: int | Cursor) -> int:
+        """The position that a reader goes on after.
+
+        Raises:
+            CursorConflict: the log was rolled back or replaced since the cursor was taken.
+        """
         if not isinstance(after, Cursor):
             return after
         with self.log.reading() as view:
@@ -283,8 +290,26 @@ class Stream(Generic[S]):
         """
         if not events:
             return ()
+        self._known()  # a long history is folded before the write lock is taken
+        job = self.job(
+            *events, expected_version=expected_version, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at,
+            provided=provided,
+        )  # fmt: skip
+        return self.took(self.store.log.write(job, shared=True))
+
+    def job(
+        self,
+        *events: object,
+        expected_version: int | None = None,
+        attempt: int | None = None,
+        key: str | None = None,
+        meta: Json = None,
+        occurred_at: datetime | None = None,
+        provided: Callable[[Writing], None] | None = None,
+    ) -> Callable[[Writing], Placed[S]]:
+        """The job of an append, for who hands it to the log by other ways (see `aio`); `took` takes what it returns."""
         drafts = self.store.gate.draft(self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
-        return self._commit(lambda _state: drafts, expected_version, provided)
+        return self._job(lambda _state: drafts, expected_version, provided)
 
     def transact(
         self,
@@ -308,20 +333,24 @@ class Stream(Generic[S]):
                 self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at
             )
 
-        return self._commit(drafts)
+        self._known()
+        return self.took(self.store.log.write(self._job(drafts), shared=True))
+
+    @property
+    def seen(self) -> bool:
+        """Whether this handle has looked at the log yet."""
+        return self._seen
 
     def _known(self) -> Folded[S]:
         return self._view if self._seen else self.refresh()._view  # noqa: SLF001 - our own
 
-    def _commit(
+    def _job(
         self,
         drafts_for: Callable[[S], list[Draft]],
         expected_version: int | None = None,
         provided: Callable[[Writing], None] | None = None,
-    ) -> tuple[Recorded, ...]:
-        self._known()  # a long history is folded before the write lock is taken
-
-        def job(transaction: Writing) -> tuple[Folded[S], tuple[Recorded, ...], bool]:
+    ) -> Callable[[Writing], Placed[S]]:
+        def job(transaction: Writing) -> Placed[S]:
             view = self.store.gate.latest(transaction, self.name, self._view)
             drafts = drafts_for(view.state)
             if (standing := self.store.gate.standing(transaction, self.name, drafts)) is not None:
@@ -333,7 +362,11 @@ class Stream(Generic[S]):
             )
             return view, recorded, True
 
-        view, recorded, new = self.store.log.write(job, shared=True)
+        return job
+
+    def took(self, placed: Placed[S]) -> tuple[Recorded, ...]:
+        """Go on from what an append's job returned, once it is committed; the events in their places."""
+        view, recorded, new = placed
         if view.version >= self._view.version:  # another thread of this handle may have been faster
             self._view = view
         if new and view.machine is not None and view.machine.fence is not None:

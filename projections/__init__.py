@@ -1,7 +1,7 @@
 """The read side of Runfold and the daemon: rows that are folds of the log, workers that survive being killed."""
 
 from projections.attempt import Answer, Attempt
-from projections.connecting import App, connect
+from projections.connecting import App, aconnect, connect
 from projections.daemon import Worker, stop_on_sigterm
 from projections.projection import Projection
 from projections.rebuilding import Report
@@ -23,6 +23,7 @@ __all__ = [
     "System",
     "View",
     "Worker",
+    "aconnect",
     "connect",
     "stop_on_sigterm",
 ]

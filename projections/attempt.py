@@ -10,7 +10,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from attrs import frozen
 
@@ -47,6 +47,7 @@ from eventstore.workflow import (
     ToolReturned,
     bound,
 )
+from projections.streaming import Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from eventstore.codec import Recorded
     from eventstore.store import EventStore, Stream
+    from projections.streaming import Channel
     from projections.system import System
 
 MAX_MESSAGE = 10_000
@@ -106,9 +108,15 @@ class Attempt:
     """
 
     def __init__(
-        self, stream: Stream[RunState], system: System, done: Callable[[Callable[[], None] | None], None]
+        self,
+        stream: Stream[RunState],
+        system: System,
+        done: Callable[[Callable[[], None] | None], None],
+        channel: Channel,
     ) -> None:
-        self._stream = stream
+        self.stream = stream
+        """The run's own stream."""
+        self._channel = channel
         self._system = system
         self._done = done
         self.run_id: str = stream.name
@@ -125,7 +133,7 @@ class Attempt:
     @cached_property
     def queued(self) -> RunQueued:
         """The event that submitted the run: its workflow, input, labels and config."""
-        return next(item.event for item in self._stream.read() if item.kind is RunQueued)  # type: ignore[no-any-return]
+        return next(item.event for item in self.stream.read() if item.kind is RunQueued)  # type: ignore[no-any-return]
 
     @property
     def workflow(self) -> str:
@@ -142,25 +150,25 @@ class Attempt:
         """The state that the latest checkpoint held when this attempt began; None if there was none."""
         if not self._checkpoint_version:
             return None
-        (saved,) = self._stream.read(after=self._checkpoint_version - 1, limit=1)
+        (saved,) = self.stream.read(after=self._checkpoint_version - 1, limit=1)
         event: CheckpointSaved = saved.event
         return event.state
 
     @cached_property
     def since(self) -> tuple[Recorded, ...]:
         """What earlier attempts recorded after that checkpoint, in order (all of it, if there was none)."""
-        recorded = self._stream.read(after=self._checkpoint_version, limit=self._begun_at - self._checkpoint_version)
+        recorded = self.stream.read(after=self._checkpoint_version, limit=self._begun_at - self._checkpoint_version)
         return tuple(recorded)
 
     @property
     def unreturned(self) -> tuple[str, ...]:
         """The calls that were opened and have not come back, as last seen."""
-        return tuple(sorted(self._stream.state.unreturned))
+        return tuple(sorted(self.stream.state.unreturned))
 
     @property
     def interrupt_requested(self) -> bool:
         """Whether somebody asked the run to stop; looks at the log."""
-        return self._stream.refresh().state.interrupt_requested
+        return self.stream.refresh().state.interrupt_requested
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -172,7 +180,7 @@ class Attempt:
         Raises:
             Fenced: another attempt began, or the run ended; nothing was written.
         """
-        return self._stream.append(*events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at)
+        return self.stream.append(*events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at)
 
     def call(
         self,
@@ -206,7 +214,26 @@ class Attempt:
             QuestionOpen, NotApproved: it was asked about, and not approved.
             Fenced: another attempt began, or the run ended.
         """
-        state = self._stream.refresh().state
+        returned, output = self.begin(call_id, tool, input, repeat=repeat)
+        return output if returned else self.end(call_id, do(input))
+
+    def begin(
+        self,
+        call_id: str,
+        tool: str,
+        input: Json,  # noqa: A002 - the event's own field name
+        *,
+        repeat: bool = False,
+    ) -> tuple[bool, Json]:
+        """The first half of `call`, for who makes the call in a way of its own: write down that it begins.
+
+        Returns:
+            Whether it returned already, or was given a result; and its output if so.
+
+        Raises:
+            Unreturned, CallFailed, DigestMismatch, QuestionOpen, NotApproved, Fenced: as for `call`.
+        """
+        state = self.stream.refresh().state
         call = state.calls.get(call_id)
         if call is not None:
             # A decision may have edited the input since the call was opened; it is then bound to that.
@@ -214,21 +241,25 @@ class Attempt:
             if bound != (wanted := digest(tool, input)):
                 raise DigestMismatch(self.run_id, call_id, bound, wanted)
             if call.returned is not None:
-                return self._returned(call_id, call.returned)
+                return True, self._returned(call_id, call.returned)
         mine = call is not None and call.attempt == self.number
         opening = () if mine else (ToolCalled(call_id, tool, input),)
         if (given := self._given(state, call_id)) is not None:
-            return self.append(*opening, ToolReturned(call_id, given))[-1].event.output
+            return True, self.append(*opening, ToolReturned(call_id, given))[-1].event.output
         if call is not None and not repeat:
             raise Unreturned(self.run_id, call_id, call.attempt)
         if mine:
             self._may_repeat(state, call_id)
         self.append(*opening)
-        (returned,) = self.append(ToolReturned(call_id, do(input)))
+        return False, None
+
+    def end(self, call_id: str, output: Json) -> Json:
+        """The second half of `call`: write down what the call gave; the output as it was recorded."""
+        (returned,) = self.append(ToolReturned(call_id, output))
         return returned.event.output
 
     def _returned(self, call_id: str, version: int) -> Json:
-        (recorded,) = self._stream.read(after=version - 1, limit=1)
+        (recorded,) = self.stream.read(after=version - 1, limit=1)
         event: ToolReturned = recorded.event
         if event.is_error:
             raise CallFailed(self.run_id, call_id, event.output)
@@ -239,7 +270,7 @@ class Attempt:
         question = state.questions.get(call_id)
         if question is None or question.decision != "approved" or question.resolved is None:
             return None
-        (resolved,) = self._stream.read(after=question.resolved - 1, limit=1)
+        (resolved,) = self.stream.read(after=question.resolved - 1, limit=1)
         return resolved.event.result
 
     def _may_repeat(self, state: RunState, call_id: str) -> None:
@@ -277,7 +308,7 @@ class Attempt:
             DigestMismatch: the call id was asked about with another tool or input.
             Fenced: another attempt began, or the run ended.
         """
-        state = self._stream.refresh().state
+        state = self.stream.refresh().state
         if call_id not in state.questions:
             expires_at = None if expires_in is None else self._system.now() + expires_in
             self.append(
@@ -289,25 +320,29 @@ class Attempt:
             if left <= 0:
                 raise Waiting(self.run_id, (call_id,))
             self._system.sleep(min(left, _LOOK))
-            self._stream.refresh()
+            self.stream.refresh()
         return answer
 
     def _answer(self, call_id: str, tool: str, input: Json) -> Answer | None:  # noqa: A002
-        state = self._stream.state
+        state = self.stream.state
         if state.phase is not Phase.STARTED or state.attempt != self.number:
             raise Fenced(self.run_id, "ConfirmationRequested", self.number, state.attempt, str(state.phase))
         question = state.questions[call_id]
-        (asked,) = self._stream.read(after=question.asked - 1, limit=1)
+        (asked,) = self.stream.read(after=question.asked - 1, limit=1)
         if (expected := bound(asked.event)) != (wanted := digest(tool, input)):
             raise DigestMismatch(self.run_id, call_id, expected, wanted)
         if question.decision is None or question.resolved is None:
             return None
         if question.decision == "expired":
             return Answer(call_id, "expired", input)
-        (resolved,) = self._stream.read(after=question.resolved - 1, limit=1)
+        (resolved,) = self.stream.read(after=question.resolved - 1, limit=1)
         event: ConfirmationResolved = resolved.event
         edited = input if event.input is None else event.input
         return Answer(call_id, event.decision, edited, event.by, event.comment, event.result)
+
+    def publish(self, data: Any) -> None:
+        """Say something to those who listen in this process (`Runs.listen`): nothing is stored, and nothing waits."""
+        self._channel.publish(Delta(self.run_id, self.number, data))
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
@@ -329,11 +364,11 @@ class Attempt:
         return quiet
 
     def _leave(self, error: BaseException | None) -> None:
-        state = self._stream.refresh().state
+        state = self.stream.refresh().state
         if state.phase is not Phase.STARTED or state.attempt != self.number:
             return  # it ended, was parked by its own hand, or is another's
-        word = _last_word(state, self.run_id, error, store_failed=_is_of(self._stream.store, error))
-        if error is None and isinstance(word, RunPaused) and self._stream.version == self._begun_at:
+        word = _last_word(state, self.run_id, error, store_failed=_is_of(self.stream.store, error))
+        if error is None and isinstance(word, RunPaused) and self.stream.version == self._begun_at:
             # A handler that forgets its ending would else be given the run again at once, for ever: 200 times a second.
             word = changed(word, until=self._system.now() + _IDLE, reason="left without having done anything")
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from eventstore.log import Log
+    from projections.aio import AsyncRuns
     from projections.tables import Tables
 
 BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE)
@@ -87,6 +89,32 @@ def connect(
     store.gate.inline = projector.inline
     record_loss(store)
     return Runs(store, projector, Presence(log, projector.tables, system), system)
+
+
+class aconnect:  # noqa: N801 - called as a function is, then entered or awaited
+    """As `connect`, for asyncio: `async with aconnect("agent.db") as runs`, or `runs = await aconnect("agent.db")`."""
+
+    def __init__(self, url: str | PathLike[str] | Log, **options: Any) -> None:
+        self._connect = partial(connect, url, **options)
+        self._runs: AsyncRuns | None = None
+
+    async def _connected(self) -> AsyncRuns:
+        import asyncio  # noqa: PLC0415 - it takes longer to import than all of ours, and many need none of it
+
+        from projections.aio import AsyncRuns  # noqa: PLC0415
+
+        return AsyncRuns(await asyncio.to_thread(self._connect))
+
+    def __await__(self) -> Generator[Any, None, AsyncRuns]:
+        return self._connected().__await__()
+
+    async def __aenter__(self) -> AsyncRuns:
+        self._runs = await self._connected()
+        return self._runs
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runs is not None:
+            await self._runs.close()
 
 
 def tables_of(log: Log) -> Tables:

@@ -26,6 +26,7 @@ from projections.workflow_runs import RunRow
 if TYPE_CHECKING:
     from projections.confirmations import ConfirmationRow
     from projections.leases import Presence
+    from projections.streaming import Channel
     from projections.system import System
     from projections.views import View
 
@@ -51,6 +52,7 @@ class Worker:
         confirmations: View[ConfirmationRow],
         presence: Presence,
         system: System,
+        channel: Channel,
     ) -> None:
         if not timedelta(0) < lease <= timedelta(days=1):
             raise InvalidArgument("lease", str(lease), "must be more than nothing and at most a day")
@@ -62,6 +64,7 @@ class Worker:
         self._confirmations = confirmations
         self._presence = presence
         self._system = system
+        self._channel = channel
         self._max_crashes = 3
         self._active = 0
         self._unsaid: list[Callable[[], None]] = []
@@ -85,6 +88,16 @@ class Worker:
     def stop(self) -> None:
         """End `claims` soon; what was claimed goes on. Safe in a signal handler: it sets a flag and takes no lock."""
         self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
+    @property
+    def active(self) -> int:
+        """Attempts that were handed out and have not been left."""
+        return self._active
 
     def close(self) -> None:
         """Stop, and take the worker's row away: what it still holds is anybody's. The second time it does nothing."""
@@ -253,7 +266,7 @@ class Worker:
             return None
         with self._counting:
             self._active += 1
-        return Attempt(stream, self._system, self._finished)
+        return Attempt(stream, self._system, self._finished, self._channel)
 
     def _finished(self, unsaid: Callable[[], None] | None) -> None:
         with self._counting:

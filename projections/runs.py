@@ -32,6 +32,7 @@ from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
+from projections.streaming import KEPT, Channel, Listener
 from projections.tables import query
 from projections.usage import USAGE
 from projections.verifying import Verification, verify
@@ -63,6 +64,7 @@ class Runs:
         self._projector = projector
         self._presence = presence
         self._system = system
+        self._channel = Channel()
         self._rebuilder = Rebuilder(store, projector)
         self.workflow_runs = self.view(WORKFLOW_RUNS)
         self.checkpoints = self.view(CHECKPOINTS)
@@ -77,6 +79,7 @@ class Runs:
 
     def close(self) -> None:
         """Release files and locks; the second time it does nothing."""
+        self._channel.close()
         self.store.close()
 
     # --- from outside -------------------------------------------------------------------------------------------
@@ -265,7 +268,17 @@ class Runs:
             confirmations=self.confirmations,
             presence=self._presence,
             system=self._system,
+            channel=self._channel,
         )
+
+    def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> Listener:
+        """Hear what attempts `publish` in this process, of one run or of all.
+
+        Args:
+            run_id: whose; everybody's unless given.
+            kept: who is further behind than this misses the oldest.
+        """
+        return self._channel.listen(run_id, kept)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

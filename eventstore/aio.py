@@ -1,0 +1,217 @@
+"""asyncio over the same log: an append is queued up and awaited, and all tasks of a loop share commits.
+
+Nothing here decides anything. An append is prepared in the loop, judged and committed in the log's own thread, and its
+answer comes back to the loop once for a whole commit. Whatever else blocks goes to a small pool of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+
+from eventstore.errors import StoreClosed
+from eventstore.limits import PAGE
+
+if TYPE_CHECKING:
+    from eventstore.codec import Recorded
+    from eventstore.log import Cursor, Log, Member
+    from eventstore.machine import Machine
+    from eventstore.store import EventStore, Stream
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=Any)
+T = TypeVar("T")
+
+_POLL = 0.02
+"""Seconds between two looks for what was appended."""
+
+
+class Committed(asyncio.CancelledError):
+    """The task was cancelled while its append was being committed; the append stands.
+
+    Any other `CancelledError` that leaves an append says that nothing was written, unless an `OutcomeUnknown` is its
+    cause.
+    """
+
+    def __init__(self, recorded: tuple[Recorded, ...]) -> None:
+        super().__init__(f"cancelled, but {len(recorded)} events were committed")
+        self.recorded = recorded
+        """The events in their places."""
+
+
+class Loop:
+    """What the asynchronous handles of one store share: its log, the running event loop, a pool of threads."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="runfold")
+        self._waiting: dict[Member, asyncio.Future[None]] = {}
+
+    async def commit(self, job: Callable[[Any], T]) -> tuple[T, bool]:
+        """What the job returned, once that is durable, and whether the task was cancelled meanwhile.
+
+        Raises:
+            asyncio.CancelledError: before the job was begun; it never will be.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        member = self._log.submit(job, self._settled)
+        self._waiting[member] = future  # in time: whoever tells it comes through this loop
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError as error:
+                if self._log.withdraw(member):
+                    self._waiting.pop(member, None)
+                    raise
+                cancelled = error
+        if cancelled is not None and member.error is not None:
+            raise cancelled from member.error
+        return member.outcome(), cancelled is not None
+
+    def _settled(self, members: Sequence[Member]) -> None:
+        # From the thread that committed: one call of the loop for all of them.
+        try:
+            self._loop.call_soon_threadsafe(self._tell, members)
+        except RuntimeError:
+            return  # the loop is closed, and nobody waits
+
+    def _tell(self, members: Sequence[Member]) -> None:
+        for member in members:
+            future = self._waiting.pop(member, None)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks in a thread. Cancelled before it began, it never does; later, its end is waited for."""
+        called = self._pool.submit(function, *args, **kwargs)
+        future = asyncio.wrap_future(called)
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError as error:
+                if called.cancel():
+                    raise
+                cancelled = error
+            except BaseException:  # noqa: BLE001, S110 - what the function raised is raised below
+                pass
+        if cancelled is not None:
+            raise cancelled from future.exception()
+        return future.result()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False)
+
+
+class AsyncStream(Generic[S]):
+    """One stream, for tasks; see `store.Stream`."""
+
+    def __init__(self, stream: Stream[S], loop: Loop) -> None:
+        self.stream = stream
+        self._loop = loop
+
+    async def append(self, *events: object, **options: Any) -> tuple[Recorded, ...]:
+        """As `Stream.append`; concurrent tasks share commits.
+
+        Raises:
+            Committed: the task was cancelled, but the events stand.
+            asyncio.CancelledError: the task was cancelled, and nothing was written.
+        """
+        if not events:
+            return ()
+        if not self.stream.seen:
+            await self._loop.run(self.stream.refresh)
+        placed, cancelled = await self._loop.commit(self.stream.job(*events, **options))
+        recorded = self.stream.took(placed)
+        if cancelled:
+            raise Committed(recorded)
+        return recorded
+
+    async def refresh(self) -> Self:
+        """Fold what others appended since."""
+        await self._loop.run(self.stream.refresh)
+        return self
+
+    @property
+    def state(self) -> S:
+        """The state as this handle last saw it; `await refresh()` looks again."""
+        return self.stream.state
+
+
+class AsyncStore:
+    """A log that speaks in events, for tasks; see `store.EventStore`. `store` is the one underneath."""
+
+    def __init__(self, store: EventStore, loop: Loop) -> None:
+        self.store = store
+        self._loop = loop
+
+    def stream(self, name: str, machine: Machine[S] | None = None) -> AsyncStream[S]:
+        """A handle on one stream; it need not exist yet."""
+        return AsyncStream(self.store.stream(name, machine), self._loop)
+
+    async def append(self, stream: str, *events: object, **options: Any) -> tuple[Recorded, ...]:
+        """Append to a stream without keeping a handle."""
+        return await self.stream(stream).append(*events, **options)
+
+    async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> AsyncIterator[Recorded]:
+        """The events of one stream after a version, in order."""
+        async for recorded in self._paged(partial(self.store.read, stream), lambda it: it.version, after, limit):
+            yield recorded
+
+    async def read_all(
+        self, *, after: int | Cursor = 0, types: Iterable[type | str] | None = None, limit: int | None = None
+    ) -> AsyncIterator[Recorded]:
+        """The events of the whole log after a position or cursor, in order."""
+        start = await self._loop.run(self.store.place, after)
+        kinds = None if types is None else tuple(types)
+        pages = partial(self.store.read_all, types=kinds)
+        async for recorded in self._paged(pages, lambda it: it.position, start, limit):
+            yield recorded
+
+    async def follow(
+        self, *, after: int | Cursor = 0, types: Iterable[type | str] | None = None
+    ) -> AsyncIterator[Recorded]:
+        """The events of the log as they come; first those that stand already. It ends when the store is closed."""
+        position = await self._loop.run(self.store.place, after)
+        kinds = None if types is None else tuple(types)
+        while True:
+            try:
+                head = self.store.head().position  # a look at an index, too short for a thread
+                if head > position:
+                    found = await self._loop.run(self._page, position, kinds)
+                else:
+                    found = []
+                    await asyncio.sleep(_POLL)
+            except StoreClosed:
+                return
+            for recorded in found:
+                yield recorded
+            # Where nothing of these types stands up to the head, the next look begins there.
+            position = found[-1].position if len(found) == PAGE else max(position, head)
+
+    def _page(self, after: int, types: Iterable[type | str] | None) -> list[Recorded]:
+        return list(self.store.read_all(after=after, types=types, limit=PAGE))
+
+    async def _paged(
+        self,
+        read: Callable[..., Iterator[Recorded]],
+        place: Callable[[Recorded], int],
+        after: int,
+        limit: int | None,
+    ) -> AsyncIterator[Recorded]:
+        left = limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(left, PAGE)
+            page = await self._loop.run(lambda after=after, size=size: list(read(after=after, limit=size)))  # type: ignore[misc]
+            for recorded in page:
+                yield recorded
+            if len(page) < size:
+                return
+            after = place(page[-1])
+            left = None if left is None else left - len(page)
