@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
 from eventstore.errors import StoreClosed
 from eventstore.limits import PAGE
+from eventstore.log import Member
 
 if TYPE_CHECKING:
     from eventstore.codec import Recorded
-    from eventstore.log import Cursor, Log, Member
+    from eventstore.log import Cursor, Log
     from eventstore.machine import Machine
     from eventstore.store import EventStore, Stream
 
@@ -50,28 +51,50 @@ class Loop:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="runfold")
         self._waiting: dict[Member, asyncio.Future[None]] = {}
+        self._gathered: list[Member] = []
 
     async def commit(self, job: Callable[[Any], T]) -> tuple[T, bool]:
         """What the job returned, once that is durable, and whether the task was cancelled meanwhile.
 
         Raises:
             asyncio.CancelledError: before the job was begun; it never will be.
+            StoreClosed, ForkedStore, CannotOpen: nothing may be written here.
         """
         future: asyncio.Future[None] = self._loop.create_future()
-        member = self._log.submit(job, self._settled)
-        self._waiting[member] = future  # in time: whoever tells it comes through this loop
+        member = Member(job, self._settled)
+        self._waiting[member] = future
+        if not self._gathered:
+            self._loop.call_soon(self._submit)
+        self._gathered.append(member)
         cancelled: asyncio.CancelledError | None = None
         while not future.done():
             try:
                 await asyncio.shield(future)
             except asyncio.CancelledError as error:
-                if self._log.withdraw(member):
+                if self._withdrawn(member):
                     self._waiting.pop(member, None)
                     raise
                 cancelled = error
         if cancelled is not None and member.error is not None:
             raise cancelled from member.error
         return member.outcome(), cancelled is not None
+
+    def _submit(self) -> None:
+        # What all tasks of one turn of the loop append goes into the queue at once. One by one, the committing thread
+        # would begin with the first, and fight with the loop for the interpreter over each statement of the rest.
+        gathered, self._gathered = self._gathered, []
+        try:
+            self._log.submit(gathered)
+        except BaseException as error:  # noqa: BLE001 - it is theirs who wait
+            for member in gathered:
+                member.error = error
+            self._tell(gathered)
+
+    def _withdrawn(self, member: Member) -> bool:
+        if member in self._gathered:
+            self._gathered.remove(member)
+            return True
+        return self._log.withdraw(member)
 
     def _settled(self, members: Sequence[Member]) -> None:
         # From the thread that committed: one call of the loop for all of them.

@@ -126,16 +126,14 @@ class Commits:
             raise
         return member.outcome()
 
-    def submit(self, job: Callable[[Any], Any], done: Callable[[Sequence[Member]], None]) -> Member:
-        """Queue a job up and return at once; `done` is called when there is an outcome.
+    def submit(self, members: Sequence[Member]) -> None:
+        """Queue jobs up and return at once; each member's `done` is called when there is an outcome.
 
         Raises:
             StoreClosed: after `close`.
         """
-        member = Member(job, done)
         with self._lock:
-            self._enqueue(member)
-        return member
+            self._enqueue(*members)
 
     def withdraw(self, member: Member) -> bool:
         """Take a job out of the queue; False if it has been begun, and what becomes of it must be waited for."""
@@ -174,6 +172,7 @@ class Commits:
             self._closed = True
             while self._busy or self._queue:
                 self._changed.wait()
+            self._changed.notify_all()
 
     def refuse_inside(self) -> None:
         """Refuse a write inside a write of one thread."""
@@ -188,7 +187,7 @@ class Commits:
         self._busy = True
         self._working = _thread.get_ident()
 
-    def _enqueue(self, member: Member) -> None:
+    def _enqueue(self, *members: Member) -> None:
         if self._closed:
             raise StoreClosed
         if self._thread is None:
@@ -197,7 +196,7 @@ class Commits:
             self._thread = thread
         elif not self._busy:
             self._changed.notify_all()
-        self._queue.append(member)
+        self._queue.extend(members)
 
     def _end(self, *, turn_next: bool = True) -> None:
         self._working = None
@@ -223,7 +222,8 @@ class Commits:
     def _next(self) -> list[Member]:
         with self._lock:
             while self._busy or not self._queue or (self._turns and self._turn_next):
-                if not (self._changed.wait(_LINGER) or self._busy or self._queue):
+                ended = self._closed and not (self._busy or self._queue)
+                if ended or not (self._changed.wait(_LINGER) or self._busy or self._queue):
                     self._thread = None
                     return []
             self._busy = True

@@ -194,11 +194,11 @@ class Log(Protocol):
             RuntimeError: the job itself asked for a write, which would wait for itself.
         """
 
-    def submit(self, job: Callable[[Writing], Any], done: Callable[[Sequence[Member]], None]) -> Member:
-        """Queue a shared job up and return at once.
+    def submit(self, members: Sequence[Member]) -> None:
+        """Queue shared jobs up and return at once.
 
-        `done` is called when there is an outcome, perhaps from another thread, once for all members of a commit that
-        name it; each holds its own.
+        Each member's `done` is called when there is an outcome, perhaps from another thread, once for all members of a
+        commit that name it; each holds its own.
 
         Raises:
             ForkedStore, StoreClosed, RuntimeError: as for `write`.

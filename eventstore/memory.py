@@ -179,18 +179,18 @@ class MemoryLog:
                 disk.grown.notify_all()
             return result
 
-    def submit(self, job: Callable[[MemoryTransaction], Any], done: Callable[[Sequence[Member]], None]) -> Member:
-        """See `log.Log`. There is no disk to wait for, so the outcome is known at once."""
+    def submit(self, members: Sequence[Member]) -> None:
+        """See `log.Log`. There is no disk to wait for, so the outcomes are known at once."""
         self._refuse_inside()
         if self._closed:
             raise StoreClosed
-        member = Member(job)
-        try:
-            member.result = self.write(job)
-        except BaseException as error:  # noqa: BLE001 - the caller's to raise
-            member.error = error
-        done((member,))
-        return member
+        for member in members:
+            try:
+                member.result = self.write(member.job)
+            except BaseException as error:  # noqa: BLE001 - the caller's to raise
+                member.error = error
+            if member.done is not None:
+                member.done((member,))
 
     def _refuse_inside(self) -> None:
         if self._disk.writing_thread == threading.get_ident():

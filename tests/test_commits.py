@@ -10,6 +10,7 @@ import pytest
 import projections
 from eventstore import commits
 from eventstore.errors import CannotOpen, OutcomeUnknown, QueueFull, StoreClosed
+from eventstore.log import Member
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
@@ -99,6 +100,12 @@ def append(store, name, *events, **options):
     return found[0]
 
 
+def submit(log, job, outcomes):
+    member = Member(job, outcomes)
+    log.submit([member])
+    return member
+
+
 def ctrl_c():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -133,7 +140,7 @@ def test_a_lone_caller_commits_in_its_own_thread(log, store):
         log.write(job, shared=True)
 
     assert threads == {threading.get_ident()}
-    assert "runfold commits" not in [thread.name for thread in threading.enumerate()]
+    assert log._commits._thread is None
 
 
 def test_all_who_came_while_a_commit_was_under_way_share_the_next_one(log, store):
@@ -141,7 +148,7 @@ def test_all_who_came_while_a_commit_was_under_way_share_the_next_one(log, store
     with Held(log):
         seen = statements(log)
         for number in range(50):
-            log.submit(append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
+            submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
     outcomes.wait(50)
 
     assert [len(told) for told in outcomes.told] == [50]
@@ -154,7 +161,7 @@ def test_a_commit_is_shared_by_no_more_than_may_be(log, store, monkeypatch):
     outcomes = Outcomes()
     with Held(log):
         for number in range(50):
-            log.submit(append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
+            submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
     outcomes.wait(50)
 
     assert [len(told) for told in outcomes.told] == [20, 20, 10]
@@ -165,8 +172,8 @@ def test_a_failing_commit_is_unknown_to_each_member_by_its_own_entry_and_each_ca
     outcomes = Outcomes()
     with Held(log):
         for number in range(3):
-            log.submit(append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
-        log.submit(lambda _transaction: None, outcomes)
+            submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
+        submit(log, lambda _transaction: None, outcomes)
         log._connection = Breaks(log._connection, after=after)  # the write that holds the log has the other one
     outcomes.wait(4)
     (members,) = outcomes.told
@@ -185,9 +192,9 @@ def test_a_disk_that_fails_inside_one_job_is_told_to_all_whose_work_it_undid(log
 
     outcomes = Outcomes()
     with Held(log):
-        log.submit(append(store, "notes-1", MetaSet("n", 1)), outcomes)
-        log.submit(breaks, outcomes)
-        log.submit(append(store, "notes-2", MetaSet("n", 2)), outcomes)
+        submit(log, append(store, "notes-1", MetaSet("n", 1)), outcomes)
+        submit(log, breaks, outcomes)
+        submit(log, append(store, "notes-2", MetaSet("n", 2)), outcomes)
     outcomes.wait(3)
 
     (members,) = outcomes.told
@@ -203,8 +210,8 @@ def test_a_disk_that_fails_inside_one_job_is_told_to_all_whose_work_it_undid(log
 def test_a_job_that_swallows_such_a_failure_is_told_all_the_same(log, store):
     outcomes = Outcomes()
     with Held(log):
-        log.submit(lambda transaction: transaction.execute("ROLLBACK"), outcomes)
-        log.submit(append(store, "notes-2", MetaSet("n", 2)), outcomes)
+        submit(log, lambda transaction: transaction.execute("ROLLBACK"), outcomes)
+        submit(log, append(store, "notes-2", MetaSet("n", 2)), outcomes)
     outcomes.wait(2)
 
     assert all(isinstance(member.error, (CannotOpen, sqlite3.Error)) for member in outcomes.told[0])
@@ -214,8 +221,8 @@ def test_a_job_that_swallows_such_a_failure_is_told_all_the_same(log, store):
 def test_what_was_withdrawn_in_time_writes_nothing_and_later_it_has_an_outcome(log, store):
     outcomes = Outcomes()
     with Held(log):
-        kept = log.submit(append(store, "kept", MetaSet("n", 1)), outcomes)
-        gone = log.submit(append(store, "gone", MetaSet("n", 2)), outcomes)
+        kept = submit(log, append(store, "kept", MetaSet("n", 1)), outcomes)
+        gone = submit(log, append(store, "gone", MetaSet("n", 2)), outcomes)
         assert log.withdraw(gone)
         assert not log.withdraw(gone)
     outcomes.wait(1)
@@ -229,13 +236,13 @@ def test_closing_waits_for_what_is_queued_and_refuses_what_comes(log, store):
     outcomes = Outcomes()
     with Held(log) as held:
         for number in range(5):
-            log.submit(append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
+            submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
         closing = threading.Thread(target=log.close)
         closing.start()
         while not log._commits._closed:
             time.sleep(0.001)
         with pytest.raises(StoreClosed):
-            log.submit(lambda _transaction: None, outcomes)
+            submit(log, lambda _transaction: None, outcomes)
         with pytest.raises(StoreClosed):
             log.write(lambda _transaction: None, shared=True)
         assert not log.closed
@@ -317,7 +324,7 @@ def test_the_thread_that_commits_for_others_ends_when_nobody_comes_and_another_t
     monkeypatch.setattr(commits, "_LINGER", 0.01)
     outcomes = Outcomes()
     for number in range(3):
-        log.submit(append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
+        submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
         outcomes.wait(1)
         deadline = time.monotonic() + PATIENCE
         while log._commits._thread is not None and time.monotonic() < deadline:
@@ -332,9 +339,9 @@ def test_rows_are_right_after_a_shared_commit_and_moved_once(tmp_path):
         with Held(runs.store.log):
             seen = statements(runs.store.log)
             for number in range(10):
-                runs.store.log.submit(append(runs.store, f"run-{number}", RunQueued("w")), outcomes)
-            runs.store.log.submit(append(runs.store, "run-3", RunStarted("w")), outcomes)
-            runs.store.log.submit(append(runs.store, "run-4", RunQueued("again")), outcomes)
+                submit(runs.store.log, append(runs.store, f"run-{number}", RunQueued("w")), outcomes)
+            submit(runs.store.log, append(runs.store, "run-3", RunStarted("w")), outcomes)
+            submit(runs.store.log, append(runs.store, "run-4", RunQueued("again")), outcomes)
         outcomes.wait(12)
         moved = [statement for statement in seen if "cursors" in statement and not statement.startswith("SELECT")]
 
@@ -350,14 +357,14 @@ def test_a_queue_limit_holds_among_those_who_share_a_commit(tmp_path):
     with projections.connect(tmp_path / "agent.db") as runs:
         refused = []
 
-        def submit(number):
+        def queued(number):
             try:
                 runs.submit("w", run_id=f"run-{number}", max_queued=3)
             except QueueFull:
                 refused.append(number)
 
         with Held(runs.store.log) as held:
-            threads = [threading.Thread(target=submit, args=(number,)) for number in range(12)]
+            threads = [threading.Thread(target=queued, args=(number,)) for number in range(12)]
             for thread in threads:
                 thread.start()
             while len(runs.store.log._commits._queue) < 12:
@@ -380,7 +387,7 @@ def test_two_stores_on_one_log_that_share_commits_fold_each_event_once(tmp_path)
             with Held(log):
                 for number, runs in enumerate((one, two, one, two, two, one)):
                     run_id = f"run-{round_}-{number}"
-                    log.submit(append(runs.store, run_id, RunQueued("w"), RunStarted("w"), UsageRecorded()), outcomes)
+                    submit(log, append(runs.store, run_id, RunQueued("w"), RunStarted("w"), UsageRecorded()), outcomes)
             outcomes.wait(6)
             two.submit("w", run_id=f"run-{round_}-last")
 

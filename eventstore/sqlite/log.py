@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -295,10 +295,10 @@ class SQLiteLog:
             self._commit((member,))
         return member.outcome()  # type: ignore[no-any-return]
 
-    def submit(self, job: Callable[[SQLiteTransaction], Any], done: Callable[[Sequence[Member]], None]) -> Member:
+    def submit(self, members: Sequence[Member]) -> None:
         """See `log.Log`."""
         self._writable()
-        return self._commits.submit(job, done)
+        self._commits.submit(members)
 
     def withdraw(self, member: Member) -> bool:
         """See `log.Log`."""

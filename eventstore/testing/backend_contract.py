@@ -293,15 +293,16 @@ class BackendContract(Scaffold):
             with lock:
                 settled.extend(members)
 
+        members = [Member(job, done) for job in jobs]
         with ThreadPoolExecutor(2) as pool:
             writing = pool.submit(self.log.write, first)
             assert begun.wait(PATIENCE)
             # In a thread: a backend without a queue lets it wait for its turn.
-            submitting = pool.submit(lambda: [self.log.submit(job, done) for job in jobs])
+            submitting = pool.submit(self.log.submit, members)
             wait([submitting], 0.05)
             told.set()
             writing.result(PATIENCE)
-            members = submitting.result(PATIENCE)
+            submitting.result(PATIENCE)
         for _ in range(int(PATIENCE * 100)):
             with lock:
                 if len(settled) == len(jobs):

@@ -12,6 +12,9 @@ from tests.benchmarks.harness import Benchmark
 BENCHMARKS = {
     "lone": "tests.benchmarks.lone:lone",
     "batch": "tests.benchmarks.lone:batch",
+    "threads": "tests.benchmarks.concurrency:threads",
+    "tasks": "tests.benchmarks.concurrency:tasks",
+    "writers": "tests.benchmarks.concurrency:writers",
     "checkpoints": "tests.benchmarks.checkpoints:checkpoints",
     "space": "tests.benchmarks.space:space",
     "imports": "tests.benchmarks.imports:imports",

@@ -48,8 +48,18 @@ def size_of_a_run(result: dict[str, Any], axes: Any) -> None:
     axes.legend()
 
 
+def throughput(result: dict[str, Any], axes: Any) -> None:
+    """Events a second over how many append at once."""
+    for kind, colour in (("tasks", _COLOURS["ours"]), ("threads", _COLOURS["bare"])):
+        rates = result["facts"][kind]
+        axes.plot([int(size) for size in rates], list(rates.values()), "o-", color=colour, label=kind)
+    axes.set(xscale="log", xlabel="writers", ylabel="events/s", title="Appends of one event each, FULL")
+    axes.legend()
+
+
 PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Any], None]]] = {
     "latency": ("lone", latency),
+    "throughput": ("writers", throughput),
     "size": ("checkpoints", size_of_a_run),
 }
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from attrs import frozen
 
 import projections
-from eventstore.errors import LostTail
+from eventstore.errors import EventStoreError, LostTail
 from eventstore.notes import LogRecorded
 from eventstore.workflow import (
     CheckpointSaved,
@@ -237,6 +237,24 @@ def two_threads(session: Session) -> None:
     session.close()
 
 
+def shared_commits(session: Session) -> None:
+    """Six threads of one store append at once, so that most commits hold several appends; some are refused."""
+    runs = session.connect(checkpoint_every=30)
+
+    def work(name: str) -> None:
+        for number in range(4):
+            session.did(runs.store.append, name, _note(number, 200), _note(number))
+            with suppress(EventStoreError):
+                session.did(runs.store.append, name, RunCompleted())
+
+    threads = [threading.Thread(target=work, args=(f"notes-{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session.close()
+
+
 def _cut_before(folder: Path) -> None:
     """A disk on which the power went once already: a WAL with a torn end, presence rows of the dead."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
@@ -366,5 +384,6 @@ WORKLOADS = {
         Workload("two handles", two_handles),
         Workload("one handle syncs and one does not", mixed_syncing, synchronous=("NORMAL",)),
         Workload("two threads", two_threads),
+        Workload("shared commits", shared_commits),
     )
 }
