@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eventstore.limits import MAX_BYTES
 from eventstore.packing import Bases, DamagedForm
 from eventstore.packing.forms import Compression, _varints, decode
-from eventstore.packing.pieces import Whole, difference, literal_bytes
+from eventstore.packing.pieces import Whole, _agree, _agree_backwards, difference, literal_bytes
 from tests.packed import Payloads
 
 # Few letters, so that everything is found in many wrong places; long runs, so that blocks are passed.
@@ -57,6 +57,17 @@ def test_the_pieces_of_any_two_make_the_new_one_of_the_base(new, base):
     copies = [(offset, offset + length) for offset, length, source in pieces if source is None]
     assert all(length > 0 for _, length, _ in pieces)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(copies))
+
+
+@given(BYTES, BYTES, st.integers(0, 500), st.integers(0, 500))
+def test_how_far_two_agree_is_found_to_the_byte(one, other, i, j):
+    i, j = min(i, len(one)), min(j, len(other))
+    ahead, behind = min(len(one) - i, len(other) - j), min(i, j)
+
+    agree = next((k for k in range(ahead) if one[i + k] != other[j + k]), ahead)
+    before = next((k for k in range(behind) if one[i - k - 1] != other[j - k - 1]), behind)
+    assert _agree(one, i, other, j, ahead) == agree
+    assert _agree_backwards(one, i, other, j, behind) == before
 
 
 @given(SEEDS, EDITS)

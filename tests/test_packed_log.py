@@ -14,7 +14,7 @@ from eventstore.errors import UnreadableEntry
 from eventstore.exchange import export_lines, import_lines
 from eventstore.limits import PAGE_BYTES
 from eventstore.log import Entry
-from eventstore.notes import LogRecorded
+from eventstore.notes import LogRecorded, MetaSet
 from eventstore.sqlite import SQLiteLog
 from eventstore.store import EventStore
 from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunQueued, RunStarted
@@ -158,6 +158,19 @@ def test_what_is_large_in_any_event_is_packed(store):
     with store.reading() as view:
         sizes = view.execute("SELECT octet_length(data) FROM events").fetchall()
     assert all(size < 3_000 for (size,) in sizes)
+
+
+def test_a_base_is_of_the_same_type_when_it_is_read_back(path):
+    chance = random.Random(1)
+    text = words(chance, 9_000)
+    for number in range(2):
+        with EventStore(SQLiteLog(path), []) as store:
+            store.append("notes", LogRecorded("a", "b", payload=f"{text}{number}"))
+            store.append("notes", MetaSet("name", f"{text[::-1]}{number}"))
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        forms = [data[0] for (data,) in connection.execute("SELECT data FROM events")]
+    assert forms == [1, 1, 2, 2]
 
 
 def test_a_page_ends_by_what_its_payloads_are_and_not_by_what_they_take(store):

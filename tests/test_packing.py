@@ -8,8 +8,9 @@ import pytest
 
 from eventstore.limits import MAX_BYTES
 from eventstore.packing import Bases, DamagedForm, plain_length
+from eventstore.packing import bases as bases_module
 from eventstore.packing.forms import DIFFERENCE, WHOLE, Compression, _varints, decode
-from eventstore.packing.pieces import difference, literal_bytes
+from eventstore.packing.pieces import Whole, _Search, difference, literal_bytes
 from tests.packed import Payloads, states, words
 
 CHANCE = random.Random(7)
@@ -82,6 +83,41 @@ def test_only_what_is_new_is_literal_wherever_a_state_changes(change):
     assert literal_bytes(difference(new, base)) < 1_000
 
 
+@pytest.mark.parametrize("place", [0, 1, 254, 255, 256, 257, 511, 2_303, 2_304, 3_000, 70_000, 99_998, 99_999])
+def test_one_other_byte_is_one_literal_byte(place):
+    base = words(CHANCE, 110_000).encode()[:100_000]
+    new = base[:place] + b"!" + base[place + 1 :]
+
+    assert literal_bytes(difference(new, base)) == 1
+
+
+def test_so_many_places_may_differ_and_no_more():
+    parts = [words(CHANCE, 100) for _ in range(2_000)]
+
+    pieces = difference("1".join(parts).encode(), "2".join(parts).encode())
+
+    assert 1_000 < len(pieces) < 1_100
+
+
+def test_the_search_for_what_is_shared_gives_up():
+    one, other = (bytes(random.Random(seed).choices(b"01", k=50_000)) for seed in (1, 2))
+    search = _Search(one, len(one), other, len(other))
+
+    search.between(0, 0)
+
+    assert -100_000 < search._left <= 0
+
+
+def test_a_small_state_has_few_bases():
+    payloads, bases = Payloads(), Bases()
+    state = words(CHANCE, 5_000)
+    for number in range(20):
+        payloads.save(f'{{"step":{number},"state":"{state}"}}', bases)
+
+    assert max(len(descent(payloads, version)) for version in range(1, 21)) <= 3
+    assert payloads.bytes < 2 * len(state)
+
+
 def test_what_is_short_stays_json_that_any_tool_can_read():
     text = '{"short":"' + "x" * 900 + '"}'
 
@@ -112,9 +148,9 @@ def test_a_base_is_of_the_same_type():
 
 
 def test_no_payload_lies_far_from_a_whole_one(saved):
-    assert len(descent(saved, 32)) == 32
-    assert descent(saved, 33) == [33]
-    assert descent(saved, 40) == [40, 39, 38, 37, 36, 35, 34, 33]
+    for version in range(1, 41):
+        assert len(descent(saved, version)) <= 1 + len(saved.rows[version].data) // 10 + version // 2
+        assert len(descent(saved, version)) <= 32
 
 
 # --- coming back --------------------------------------------------------------------------------------------------
@@ -171,6 +207,37 @@ def test_an_append_that_was_undone_is_no_base():
     payloads.save(state + "undone, and done otherwise", bases)
 
     assert payloads.load(2) == state + "undone, and done otherwise"
+
+
+def test_what_is_remembered_of_an_undone_append_is_not_read_through():
+    payloads, bases = Payloads(), Bases()
+    state = words(CHANCE, 20_000)
+    payloads.save(state, bases)
+    payloads.save(state + "undone", bases)
+    payloads.save(state + "stands", version=2)
+    payloads.save(state + "stands, and more")
+
+    assert payloads.load(3, bases) == state + "stands, and more"
+
+
+def test_an_older_state_that_is_read_does_not_take_the_place_of_the_last():
+    payloads, bases = Payloads(), Bases()
+    for text in states(20):
+        payloads.save(text, bases)
+    payloads.load(5, bases)
+    payloads.save(list(states(21))[-1], bases)
+
+    assert descent(payloads, 21)[1] == 20
+
+
+def test_a_difference_that_is_wrong_is_not_written(monkeypatch):
+    payloads, bases = Payloads(), Bases()
+    state = words(CHANCE, 20_000)
+    payloads.save(state, bases)
+    monkeypatch.setattr(bases_module, "difference", lambda new, _base: [(1, len(new), None)])
+
+    assert payloads.save(state[:-5] + "other", bases)[0] == WHOLE
+    assert payloads.load(2) == state[:-5] + "other"
 
 
 def test_an_append_that_was_undone_and_done_otherwise_by_another_process_is_no_base():
@@ -262,12 +329,14 @@ FRAME = Compression().compress(bytes(10_000_000))
     "forged",
     [
         b"", b"\x00", b"\x01", b"\x02\0\0\0\0", b"\xff" * 40,
-        sealed(WHOLE, b""), whole(100, b""), whole(100, b"no frame"), whole(100, FRAME), whole(MAX_BYTES + 1, FRAME),
+        sealed(WHOLE, b""), whole(100, b""), whole(100, b"no frame"), whole(100, FRAME),
+        whole(MAX_BYTES + 1, Compression().compress(bytes(MAX_BYTES + 1))),
         whole(10_000_000, FRAME[:-4]), whole(10_000_000, FRAME + b"more"),
-        over(b"", generation=0), over(b"", back=0), over(b"", literals=b"x" * 100), over(b"", (0, 50, 0)),
-        over(b"", (0, 0, 100), bytes(99)), over(b"", (0, 0, 100), bytes(101)), over(b"", (0, 0, 100), FRAME, method=1),
-        over(b"", (0, 2**70, 0)), over(b"", (0, 0))[:-1], over(b"")[:20],
-        sealed(DIFFERENCE, struct.pack(">IIQ8sI", 100, 1, 1, b"", 2**32 - 1) + b"\x80" * 100_000),
+        over(b"", (0, 0, 100), bytes(100), generation=0), over(b"", (0, 0, 100), bytes(100), back=0),
+        over(b"", literals=b"x" * 100), over(b"", (0, 50, 0)), over(b"", (0, 0, 100), FRAME, method=1),
+        over(b"", (0, 0, 100), bytes(99)), over(b"", (0, 0, 100), bytes(101)), over(b"", (0, 2**70, 0)),
+        over(b"", literals=b"\0" + b"\x80" * 6 + b"\0\0", length=0, method=1 << 8), over(b"")[:20],
+        over(b"", literals=b"\x80" * 100_000, method=2**32 - 1),
     ],
 )  # fmt: skip
 def test_forged_forms_are_refused(forged):
@@ -319,3 +388,13 @@ def test_the_beginning_of_a_form_tells_how_long_its_json_is(saved):
     lengths = [plain_length(row.data[:9]) for row in saved.rows.values()]
 
     assert lengths == [len(text) for text in states(40)]
+
+
+def test_literals_that_are_no_longer_needed_are_let_go_while_reading(saved, monkeypatch):
+    monkeypatch.setattr(bases_module, "_MOST_HELD", 5_000)
+    freed = []
+    honest = Whole.let_go
+    monkeypatch.setattr(Whole, "let_go", lambda whole: freed.append(honest(whole)) or freed[-1])
+
+    assert [saved.load(version) for version in range(1, 41)] == list(states(40))
+    assert freed

@@ -2,8 +2,9 @@
 
 The first large payload of a type in a stream is stored whole, each further one as its difference to an earlier one:
 to the last, as a rule; every 32nd to the one 32 before, every 1,024th to the one 1,024 before, and so on. So a thousand
-checkpoints take little more than what is new in them, twice, and none is further than 62 bases from a whole one. How
-many bases lie below is an entry's `generation`.
+checkpoints take little more than what is new in them, twice, and none is further than 62 bases from a whole one. What
+counts is an entry's `generation`: 0 if it stands whole, else one more than that of the entry before. A small payload
+has few bases: where there would be more than one for each 2 KB of it, it begins again over the whole one.
 
 A base is named by its version and checked by its hash. What is remembered between two appends is only a shortcut, and
 is looked for in the log, in the transaction that refers to it: so it does not matter whether another process wrote, an
@@ -41,6 +42,8 @@ LOOKBACK = 200
 _REMEMBERED = 16 * 1024 * 1024
 """Bytes of payloads that are remembered; the last one always is."""
 _FAN = 32
+_BYTES_A_BASE = 2_048
+"""Reading one base costs what decoding some kilobytes does, so a payload may have one for so many of its own."""
 _MOST_BASES = 512
 """Of one payload; honest ones have some 31 for each power of 32 among their generations."""
 _MOST_HELD = 2 * MAX_BYTES
@@ -138,6 +141,8 @@ def _over_a_base(entry: Entry, data: bytes, rows: Rows, bases: Bases) -> tuple[b
         if last is None:
             return None
         generation = last.generation + 1
+        if _bases_of(generation) > len(data) // _BYTES_A_BASE:
+            generation = 1
         base = _ancestor(entry, last, generation - _step(generation), rows, bases)
     except DamagedForm:
         return None
@@ -174,6 +179,15 @@ def _step(generation: int) -> int:
     while generation % (step * _FAN) == 0:
         step *= _FAN
     return step
+
+
+def _bases_of(generation: int) -> int:
+    """How many bases lie below an entry of this generation: the sum of its digits to the base of 32."""
+    count = 0
+    while generation:
+        generation, digit = divmod(generation, _FAN)
+        count += digit
+    return count
 
 
 def _ancestor(entry: Entry, last: Base, generation: int, rows: Rows, bases: Bases) -> Base:

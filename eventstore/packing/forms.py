@@ -8,10 +8,10 @@
     difference  = 02 crc length generation back check steps method (skip copy literal)* literals
 
 `crc` is the CRC-32 of all that follows it, `length` that of the JSON in bytes, `back` how many versions the base lies
-before, `generation` how many bases lie below, `check` the first 8 bytes of the base's hash in the log's chain. So far
-numbers take 4 bytes, the highest first, but for `back` (8), `steps` (3) and `method` (1). Each step is three varints,
-seven bits a byte, the lowest first: it takes `copy` bytes of the base, `skip` behind the ones taken last, and then
-`literal` bytes of the literals, which are one zstd frame (method 1) or stand as they are (0).
+before, `generation` is one more than that of the entry it came after, `check` the first 8 bytes of the base's hash in
+the log's chain. So far numbers take 4 bytes, the highest first, but for `back` (8), `steps` (3) and `method` (1). Each
+step is three varints, seven bits a byte, the lowest first: it takes `copy` bytes of the base, `skip` behind the ones
+taken last, and then `literal` bytes of the literals, which are one zstd frame (method 1) or stand as they are (0).
 
 So a flipped bit is found when it is read, at the cost of the packed bytes alone: the form by its CRC, the base by the
 check, and the base's own form again by its CRC. That the JSON is the one that was saved is proved by the chain, which
@@ -45,7 +45,7 @@ _WORTH = 512
 """Literals of fewer bytes are not worth compressing."""
 _LEVEL = 1
 _MOST_BITS = 35
-"""Of a varint: no number in here is larger than a payload may be, or a stream long."""
+"""Of a varint: no number in here is larger than a payload may be."""
 
 
 class DamagedForm(ValueError):
@@ -61,7 +61,7 @@ class Form:
     pieces: list[Piece]
     """Over the base; all literal where there is none."""
     generation: int = 0
-    """How many bases lie below."""
+    """0 if it stands whole; a base is always of a lower one."""
     back: int = 0
     """How many versions before this one the base stands, 0 if there is none."""
     check: bytes = b""
@@ -219,7 +219,9 @@ def _numbers(data: bytes, at: int, count: int) -> tuple[list[int], int]:
         byte = data[at]
         at += 1
         number, shift = byte & 0x7F, 7
-        while byte >= 0x80 and shift < _MOST_BITS:  # noqa: PLR2004 - more follow
+        while byte >= 0x80:  # noqa: PLR2004 - more follow
+            if shift >= _MOST_BITS:
+                raise DamagedForm("its packed form holds a number that cannot be")
             byte = data[at]
             at += 1
             number |= (byte & 0x7F) << shift
