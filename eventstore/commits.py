@@ -120,7 +120,8 @@ class Commits:
             member.lock.acquire()
         except BaseException as interrupt:
             if not self.withdraw(member):
-                member.lock.acquire()
+                if not member.settled:
+                    member.lock.acquire()
                 told = "it was committed" if member.error is None else f"it was not: {member.error}"
                 interrupt.add_note(f"an append was under way; {told}")
             raise
@@ -152,18 +153,21 @@ class Commits:
             StoreClosed, RuntimeError: as for `write`.
         """
         self.refuse_inside()
-        with self._lock:
-            self._turns += 1
-            try:
-                while self._busy or (self._queue and not self._turn_next):
-                    self._changed.wait()
-                self._begin()
-            finally:
-                self._turns -= 1
+        begun = False  # said before it is so: an interrupt may come anywhere
         try:
+            with self._lock:
+                self._turns += 1
+                try:
+                    while self._busy or (self._queue and not self._turn_next):
+                        self._changed.wait()
+                    begun = True
+                    self._begin()
+                finally:
+                    self._turns -= 1
             yield
         finally:
-            self._end(turn_next=False)
+            if begun:
+                self._end(turn_next=False)
 
     def close(self) -> None:
         """Wait for what is queued, and refuse what comes; the second time it does nothing."""
@@ -235,6 +239,7 @@ def _tell(batch: Sequence[Member]) -> None:
     told: dict[Callable[[Sequence[Member]], None], list[Member]] = {}
     for member in batch:
         if member.done is None:
+            member.settled = True
             member.lock.release()
         else:
             told.setdefault(member.done, []).append(member)

@@ -93,6 +93,8 @@ class Member:
     """Called once for all members of a commit that name it, from the thread that committed; None wakes who waits."""
     result: Any = None
     error: BaseException | None = None
+    settled: bool = False
+    """Whether the lock was let go."""
     lock: _thread.LockType = field(init=False, factory=_held_lock)
     """Let go when there is an outcome. A bare lock: an Event costs ten times as much."""
 
