@@ -35,11 +35,14 @@ class Deferred:
     def __init__(self) -> None:
         self._items: dict[Fold, tuple[Head, list[Any]]] = {}
         self._parts = 0
+        self.added = 0
+        """How often something was."""
 
     def add(self, transaction: Any, fold: Fold, before: Head, items: Sequence[Any]) -> None:
         """Have `fold` called with these, after those of earlier members; `before` is the head before the first."""
         kept = self._items.setdefault(fold, (before, []))[1]
         kept.extend(items)
+        self.added += 1
         if len(kept) > _MANY and not self._parts:  # an import: memory stays bounded
             self.run(transaction)
 

@@ -185,8 +185,9 @@ class Log(Protocol):
     def write(self, job: Callable[[Writing], T], *, shared: bool = False) -> T:
         """Run the job in the one write transaction; durable when this returns, undone when the job raises.
 
-        A `shared` job may stand in one transaction with those of concurrent callers: after theirs, in a part of its
-        own, perhaps in another thread. All get their answers, refusals too, after the one commit.
+        A `shared` job may stand in one transaction with those of concurrent callers: after theirs, perhaps in another
+        thread, perhaps run twice, where a neighbour failed in the middle; so it does nothing but read and write here.
+        All get their answers, refusals too, after the one commit.
 
         Raises:
             DatabaseBusy: another process holds the lock for too long.

@@ -151,6 +151,15 @@ class SQLiteTransaction:
         self.deferred.kept()
         self.execute("RELEASE part")
 
+    @property
+    def open(self) -> bool:
+        """Whether it still is a transaction: where a disk fails, SQLite may undo and end it by itself."""
+        return bool(self._connection.in_transaction)
+
+    def written(self) -> object:
+        """Differs from what it was before when something was written or deferred."""
+        return self._connection.total_changes, self.deferred.added
+
     def defer(self, fold: Fold, before: Head, items: Sequence[Any]) -> None:
         """See `log.Writing`."""
         self.deferred.add(self, fold, before, items)
