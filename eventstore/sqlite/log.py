@@ -44,6 +44,7 @@ from eventstore.sqlite.driver import (
     is_locked,
     sqlite3,
 )
+from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
 from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
 from eventstore.sqlite.transaction import SQLiteTransaction
 from eventstore.sqlite.witness import WitnessFile
@@ -55,48 +56,6 @@ _POLL = 0.02
 _POISONED: list[sqlite3.Connection] = []
 """Connections whose COMMIT failed. They are never closed in this process: closing might settle, behind our back and
 either way, what `settle` settles in the open."""
-
-
-class _HalfDone(Exception):
-    """One of several jobs raised after it had written, and only all of them can be undone."""
-
-
-def _perform_alone(transaction: SQLiteTransaction, member: Member) -> None:
-    member.result = member.job(transaction)
-
-
-def _perform(transaction: SQLiteTransaction, member: Member) -> None:
-    """Run one of several jobs. One that raises has written nothing yet, as a rule, and leaves its neighbours alone.
-
-    So none gets a savepoint, within which an INSERT costs twice as much; where one has written, all begin anew.
-    """
-    written = transaction.written()
-    try:
-        member.error = None
-        member.result = member.job(transaction)
-    except BaseException as error:
-        if transaction.written() != written:
-            raise _HalfDone from error
-        _own(transaction, member, error)
-
-
-def _perform_apart(transaction: SQLiteTransaction, member: Member) -> None:
-    """Run one of several jobs in a savepoint of its own."""
-    try:
-        member.error = None
-        with transaction.savepoint():
-            member.result = member.job(transaction)
-    except BaseException as error:  # noqa: BLE001 - the member's, whatever it is
-        _own(transaction, member, error)
-
-
-def _own(transaction: SQLiteTransaction, member: Member, error: BaseException) -> None:
-    """An error is its member's own, unless the disk failed and SQLite has undone what all of them wrote."""
-    if not transaction.open:
-        raise error
-    if isinstance(error, sqlite3.Error):
-        error.add_note("nothing of it was written")
-    member.error = error
 
 
 class SQLiteLog:
@@ -375,7 +334,7 @@ class SQLiteLog:
         connection = self._connection
         try:
             transaction, lasts = self._performed(connection, members, apart=False)
-        except _HalfDone:
+        except HalfDone:
             transaction, lasts = self._performed(connection, members, apart=True)
         try:
             connection.execute("COMMIT")
@@ -395,34 +354,26 @@ class SQLiteLog:
         self, connection: sqlite3.Connection, members: Sequence[Member], *, apart: bool
     ) -> tuple[SQLiteTransaction, list[Entry | None]]:
         """The members' jobs, run and not yet committed, and the last entry that each wrote."""
-        perform = _perform_apart if apart else _perform if len(members) > 1 else _perform_alone
-        lasts: list[Entry | None] = []
         self._begin(connection)
         before = object()
         try:
             before = self._taken(connection)
             transaction = SQLiteTransaction(connection, self._genesis, self._bases, before)
-            for member in members:
-                last = transaction.last
-                perform(transaction, member)
-                lasts.append(None if transaction.last is last else transaction.last)
-                self._refuse_undone(transaction)
+            lasts = perform(transaction, members, apart=apart)
             transaction.before = before
             transaction.deferred.run(transaction)
-            self._refuse_undone(transaction)
+            refuse_undone(transaction)
         except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
                 self._name = before
+            if isinstance(error, Undone):
+                reason = "the disk failed while it was written, and nothing was written; try again"
+                raise CannotOpen(self.url, reason) from None
             if isinstance(error, sqlite3.Error):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
         return transaction, lasts
-
-    def _refuse_undone(self, transaction: SQLiteTransaction) -> None:
-        """A job may swallow a disk's error, for which SQLite undid everything; the next would be on its own."""
-        if not transaction.open:
-            raise CannotOpen(self.url, "the disk failed while it was written, and nothing was written; try again")
 
     def _taken(self, connection: sqlite3.Connection) -> object:
         """What names log and tables as they stand; until a job is known to have ended, they have no name any more."""
