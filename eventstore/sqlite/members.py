@@ -62,8 +62,8 @@ def _together(transaction: SQLiteTransaction, member: Member) -> None:
 
     So none gets a savepoint, within which an INSERT costs twice as much; where one has written, all begin anew.
     """
-    written, names = transaction.written(), (transaction.before, transaction.after)
-    transaction.before, transaction.after = transaction.after, object()
+    written, after = transaction.written(), transaction.after
+    transaction.after = object()
     try:
         member.error = None
         member.result = member.job(transaction)
@@ -71,7 +71,7 @@ def _together(transaction: SQLiteTransaction, member: Member) -> None:
         _own(transaction, member, error)
         if transaction.written() != written:
             raise HalfDone from error
-        transaction.before, transaction.after = names
+        transaction.after = after
     else:
         transaction.before = transaction.after
 
