@@ -177,6 +177,7 @@ def test_tasks_of_one_loop_share_commits_and_each_has_its_own_answer(tmp_path):
                 lambda sql: commits.append(sql) if sql == "COMMIT" else 0
             )
             tasks = [asyncio.create_task(runs.store.append(f"run-{n}", RunQueued("w"))) for n in range(20)]
+            await until(lambda: len(runs.runs.store.log._commits._queue) == len(tasks))
             tasks.append(asyncio.create_task(runs.store.append("run-3", RunQueued("again"))))
             await until(lambda: len(runs.runs.store.log._commits._queue) >= len(tasks))
             held.let_go()
