@@ -71,36 +71,33 @@ class Base:
 
 
 class Bases:
-    """The payload of each stream and type that was packed or unpacked last, as long as there is room.
+    """Of each stream and type two payloads that were packed or unpacked last, as long as there is room.
 
-    One thread at a time: it belongs to a transaction, or to whoever holds the write lock.
+    The last one, which is the next one's base as a rule, and the last of those that are taken over a distance. One
+    thread at a time: it belongs to a transaction, or to whoever holds the write lock.
     """
 
-    def __init__(self, most_bytes: int = _REMEMBERED) -> None:
-        self.compression = Compression()
+    def __init__(self, compression: Compression | None = None, *, most_bytes: int = _REMEMBERED) -> None:
+        self.compression = compression or Compression()
         self._most = most_bytes
         self._bytes = 0
-        self._held: OrderedDict[tuple[str, str], Base] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str, bool], Base] = OrderedDict()
 
-    def get(self, stream: str, kind: str) -> Base | None:
-        """The one that is remembered, which may not stand in the log."""
-        held = self._held.get((stream, kind))
-        if held is not None:
-            self._held.move_to_end((stream, kind))
-        return held
+    def of(self, entry: Entry) -> list[Base]:
+        """What is remembered of the entry's stream and type, which may not stand in the log; the latest first."""
+        slots = ((entry.stream, entry.type, far) for far in (False, True))
+        found = [held for slot in slots if (held := self._held.get(slot)) is not None]
+        return found if len(found) < 2 or found[0].version > found[1].version else found[::-1]  # noqa: PLR2004
 
-    def keep(self, stream: str, kind: str, base: Base) -> None:
-        """Remember this one in place of an earlier one."""
-        self.drop(stream, kind)
-        self._held[stream, kind] = base
+    def keep(self, entry: Entry, base: Base) -> None:
+        """Remember this one of the entry's stream and type."""
+        slot = (entry.stream, entry.type, base.generation % _FAN == 0)
+        if (before := self._held.pop(slot, None)) is not None:
+            self._bytes -= len(before.data)
+        self._held[slot] = base
         self._bytes += len(base.data)
         while self._bytes > self._most and len(self._held) > 1:
             self._bytes -= len(self._held.popitem(last=False)[1].data)
-
-    def drop(self, stream: str, kind: str) -> None:
-        """Forget what is remembered here."""
-        if (held := self._held.pop((stream, kind), None)) is not None:
-            self._bytes -= len(held.data)
 
 
 def pack(entry: Entry, rows: Rows, bases: Bases) -> str | bytes:
@@ -110,7 +107,7 @@ def pack(entry: Entry, rows: Rows, bases: Bases) -> str | bytes:
     data = entry.data.encode()
     # JSON always compresses: even noise in base64 does, by a quarter.
     packed, generation = _over_a_base(entry, data, rows, bases) or (encode_whole(data, bases.compression), 0)
-    bases.keep(entry.stream, entry.type, Base(entry.version, entry.hash, generation, data))
+    bases.keep(entry, Base(entry.version, entry.hash, generation, data))
     return packed
 
 
@@ -122,9 +119,8 @@ def unpack(entry: Entry, packed: bytes, rows: Rows, bases: Bases) -> str:
     """
     form = decode(packed, bases.compression)
     data = _read_back(entry, entry.version, form, rows, bases)
-    held = bases.get(entry.stream, entry.type)
-    if held is None or held.version < entry.version:
-        bases.keep(entry.stream, entry.type, Base(entry.version, entry.hash, form.generation, data))
+    if not (held := bases.of(entry)) or held[0].version < entry.version:
+        bases.keep(entry, Base(entry.version, entry.hash, form.generation, data))
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -137,15 +133,12 @@ def unpack(entry: Entry, packed: bytes, rows: Rows, bases: Bases) -> str:
 def _over_a_base(entry: Entry, data: bytes, rows: Rows, bases: Bases) -> tuple[bytes, int] | None:
     """The difference to an earlier entry, and its generation; None where there is none that pays."""
     try:
-        last = _last(entry, rows, bases)
-        if last is None:
-            return None
-        generation = last.generation + 1
-        if _bases_of(generation) > len(data) // _BYTES_A_BASE:
-            generation = 1
-        base = _ancestor(entry, last, generation - _step(generation), rows, bases)
+        found = _base(entry, len(data), rows, bases)
     except DamagedForm:
+        found = None
+    if found is None:
         return None
+    base, generation = found
     pieces = difference(data, base.data)
     # A pair assertion: what is written can be read. It costs a comparison at the speed of memory.
     if literal_bytes(pieces) > len(data) * 3 // 4 or not makes(pieces, base.data, data):
@@ -157,14 +150,30 @@ def _over_a_base(entry: Entry, data: bytes, rows: Rows, bases: Bases) -> tuple[b
     return packed, generation
 
 
+def _base(entry: Entry, size: int, rows: Rows, bases: Bases) -> tuple[Base, int] | None:
+    """What to take the difference to, and the generation of what is; it stands in this transaction."""
+    held = bases.of(entry)
+    last = held[0] if held and _stands(entry, held[0], rows) else _last(entry, rows, bases)
+    if last is None:
+        return None
+    generation = last.generation + 1
+    if _bases_of(generation) > size // _BYTES_A_BASE:
+        generation = 1
+    wanted = generation - _step(generation)
+    for base in (last, *held[1:]):
+        if base.generation == wanted and (base is last or _stands(entry, base, rows)):
+            return base, generation
+    return _ancestor(entry, last, wanted, rows, bases), generation
+
+
+def _stands(entry: Entry, held: Base, rows: Rows) -> bool:
+    """Whether what is remembered stands before the entry, in this transaction."""
+    row = rows.stored(entry.stream, held.version) if held.version < entry.version else None
+    return row is not None and row[0] == held.hash
+
+
 def _last(entry: Entry, rows: Rows, bases: Bases) -> Base | None:
-    """The last packed payload before this one, remembered or read back; it stands in this transaction."""
-    held = bases.get(entry.stream, entry.type)
-    if held is not None:
-        row = rows.stored(entry.stream, held.version) if held.version < entry.version else None
-        if row is not None and row[0] == held.hash:
-            return held
-        bases.drop(entry.stream, entry.type)
+    """The last packed payload before this one, read back."""
     found = rows.last_packed(entry.stream, entry.type, entry.version)
     if found is None:
         return None
@@ -191,16 +200,16 @@ def _bases_of(generation: int) -> int:
 
 
 def _ancestor(entry: Entry, last: Base, generation: int, rows: Rows, bases: Bases) -> Base:
-    """The base of that generation, at or below `last`."""
-    if generation == last.generation:
-        return last
+    """The base of that generation below `last`, read back."""
     stored = rows.stored(entry.stream, last.version)
     if stored is None:
         raise DamagedForm("it is not there")
     version, digest, form = last.version, last.hash, decode(stored[1], bases.compression)
     while form.generation > generation:
         version, digest, form = _below(entry.stream, version, form, rows, bases)
-    return Base(version, digest, form.generation, _read_back(entry, version, form, rows, bases))
+    base = Base(version, digest, form.generation, _read_back(entry, version, form, rows, bases))
+    bases.keep(entry, base)
+    return base
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -209,16 +218,17 @@ def _ancestor(entry: Entry, last: Base, generation: int, rows: Rows, bases: Base
 def _read_back(entry: Entry, version: int, form: Form, rows: Rows, bases: Bases) -> bytes:
     """The payload of a version of the entry's stream, through its bases, copied once."""
     whole = Whole(form.length)
-    held = bases.get(entry.stream, entry.type)
+    held = bases.of(entry)
     literals = 0
     for _ in range(_MOST_BASES):
         whole.fill(form.pieces)
         if not form.back:
             return whole.join()
-        if held is not None and held.version == version - form.back and held.hash[:CHECK] == form.check:
-            _within(whole.reach, len(held.data))
-            whole.fill([(0, len(held.data), held.data)])
-            return whole.join()
+        for base in held:
+            if base.version == version - form.back and base.hash[:CHECK] == form.check:
+                _within(whole.reach, len(base.data))
+                whole.fill([(0, len(base.data), base.data)])
+                return whole.join()
         literals += literal_bytes(form.pieces)
         if literals > _MOST_HELD:
             literals = whole.let_go()

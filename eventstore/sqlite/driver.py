@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError
+from eventstore.packing import Compression
 
 if TYPE_CHECKING:
     import sqlite3 as sqlite3  # noqa: PLC0414 - handed on
@@ -28,9 +29,10 @@ DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 
 
 class Connection(sqlite3.Connection):
-    """A connection that is known until it is gone; see `_never_close`."""
+    """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "compression")
+    compression: Compression
 
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -52,7 +54,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_never_close)
 
 
-def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float) -> sqlite3.Connection:
+def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float) -> Connection:
     """A connection with everything set that is set per connection.
 
     Raises:
@@ -64,6 +66,7 @@ def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous,
             f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=timeout, isolation_level=None,
             check_same_thread=False, factory=Connection,
         )  # fmt: skip
+        connection.compression = Compression()
         _OPEN.add(connection)
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run
         connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when read, not when followed

@@ -37,6 +37,7 @@ from eventstore.packing import Bases
 from eventstore.sqlite.driver import (
     DRIVER,
     SQLITE_VERSION,
+    Connection,
     Mode,
     Synchronous,
     connection_to,
@@ -108,10 +109,10 @@ class SQLiteLog:
         self._commits = Commits(self._commit)
         self._closing = threading.Lock()
         self._grown = threading.Condition()
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[Connection] = []
         self._closed = False
         self._unsettled = False
-        self._settling: sqlite3.Connection | None = None
+        self._settling: Connection | None = None
         self._find(create=create and not read_only)
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._look_for_loss(accept_loss=accept_loss)
@@ -147,7 +148,7 @@ class SQLiteLog:
             reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
             raise CannotOpen(self.url, reason) from error
 
-    def _open(self, mode: Mode | None = None) -> sqlite3.Connection:
+    def _open(self, mode: Mode | None = None) -> Connection:
         mode = mode or self._mode
         return connection_to(self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout)
 
@@ -351,7 +352,7 @@ class SQLiteLog:
             self._grown.notify_all()
 
     def _performed(
-        self, connection: sqlite3.Connection, members: Sequence[Member], *, apart: bool
+        self, connection: Connection, members: Sequence[Member], *, apart: bool
     ) -> tuple[SQLiteTransaction, list[Entry | None]]:
         """The members' jobs, run and not yet committed, and the last entry that each wrote."""
         self._begin(connection)

@@ -16,7 +16,7 @@ from eventstore.packing import LOOKBACK, Bases, DamagedForm, pack, plain_length,
 from eventstore.sqlite.driver import SQLITE_VERSION
 
 if TYPE_CHECKING:
-    from eventstore.sqlite.driver import sqlite3
+    from eventstore.sqlite.driver import Connection
 
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
 # Every LIMIT here is `+?`: where its library was built with STAT4, SQLite looks into a bare `LIMIT ?` when it plans,
@@ -35,7 +35,7 @@ class SQLiteTransaction:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         genesis_hash: bytes,
         bases: Bases | None = None,
         before: object | None = None,
@@ -170,7 +170,7 @@ class SQLiteTransaction:
     def bases(self) -> Bases:
         """What payloads were packed or unpacked last: the log's own where it writes, else this snapshot's."""
         if self._bases is None:
-            self._bases = Bases()
+            self._bases = Bases(self._connection.compression)
         return self._bases
 
     def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
