@@ -1,10 +1,12 @@
 """Logs of each release must replay for ever, byte for byte and phase for phase.
 
 `tests/golden/<release>/log.jsonl`: the first line names the log, each other line is an entry with its hash and the
-phase of its stream after it. A golden file is never written again: when this test fails, the program is wrong, or a
+phase of its stream after it. `packed.jsonl` beside it holds packed payloads as they stood in one stream, and the SHA-256
+of what they must come back as. A golden file is never written again: when this test fails, the program is wrong, or a
 new shape needs a new name and an upcaster.
 """
 
+import base64
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from eventstore.integrity import chain, genesis
 from eventstore.log import Entry
 from eventstore.memory import MemoryLog
 from eventstore.notes import NOTES
+from eventstore.packing.forms import Compression, decode
 from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import (
     CheckpointSaved,
@@ -46,6 +49,7 @@ from eventstore.workflow import (
     ToolReturned,
     UsageRecorded,
 )
+from tests.packed import Payloads
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASES = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
@@ -160,6 +164,20 @@ def test_a_golden_log_can_be_gone_on_with(release, open_log):
 
     assert recorded.position == len(entries) + 1
     assert recorded.entry.hash == chain(entries[-1].hash, recorded.entry)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_packed_payloads_of_a_release_come_back(release):
+    payloads, wanted = Payloads(), []
+    for line in map(json.loads, (GOLDEN / release / "packed.jsonl").read_text().splitlines()):
+        version, digest, data = line["version"], bytes.fromhex(line["hash"]), base64.b64decode(line["data"])
+        row = Entry(version, "run-1", version, "CheckpointSaved", 0, None, None, None, digest, None, data)
+        payloads.rows[version] = row
+        wanted.append(line["sha256"])
+
+    assert [hashlib.sha256(payloads.load(version).encode()).hexdigest() for version in payloads.rows] == wanted
+    forms = [decode(row.data, Compression()) for row in payloads.rows.values()]
+    assert {form.back for form in forms} >= {0, 1, 32}
 
 
 def test_what_is_written_today_is_what_0_1_wrote(open_log):
