@@ -1,9 +1,9 @@
 """Logs of each release must replay for ever, byte for byte and phase for phase.
 
 `tests/golden/<release>/log.jsonl`: the first line names the log, each other line is an entry with its hash and the
-phase of its stream after it. `packed.jsonl` beside it holds packed payloads as they stood in one stream, and the SHA-256
-of what they must come back as. A golden file is never written again: when this test fails, the program is wrong, or a
-new shape needs a new name and an upcaster.
+phase of its stream after it. `packed.jsonl` beside it holds packed payloads as they stood in one stream, and the
+SHA-256 of what they must come back as. A golden file is never written again: when this test fails, the program is
+wrong, or a new shape needs a new name and an upcaster.
 """
 
 import base64
