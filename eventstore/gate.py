@@ -323,6 +323,10 @@ class Gate:
         if given != recorded.attempt:
             raise Fenced(recorded.stream, recorded.type, recorded.attempt, given or 0, str(state.phase))
 
+    def owner(self, kind: type | None) -> Machine[Any] | None:
+        """The machine that an event class belongs to."""
+        return None if kind is None else self._owner.get(kind)
+
     def fixed(self, view: Folded[S], kind: type) -> Folded[S]:
         """A stream's first event that belongs to a machine fixes it."""
         if view.machine is None and (owner := self._owner.get(kind)) is not None:

@@ -8,7 +8,7 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -105,6 +105,29 @@ class Member:
         return self.result
 
 
+@frozen
+class Glance:
+    """A stretch of entries without their payloads: lists of one length, an item an entry, in order.
+
+    Versions and attempts are decimal text, as a scan hands them over: to make numbers of them all would cost as much.
+    """
+
+    positions: Sequence[int] = ()
+    streams: Sequence[str] = ()
+    versions: Sequence[str] = ()
+    types: Sequence[str] = ()
+    attempts: Sequence[str] = ()
+    """"" where an entry has none."""
+    heads: Sequence[str] = ()
+    """How a payload begins, where that was asked for and can be told without unpacking; else ""."""
+
+    def without(self, positions: Container[int]) -> Glance:
+        """The same but for these."""
+        columns = (self.positions, self.streams, self.versions, self.types, self.attempts, self.heads)
+        kept = [row for row in zip(*columns, strict=True) if row[0] not in positions]
+        return Glance(*zip(*kept, strict=True))
+
+
 class Reading(Protocol):
     """One consistent view of the log."""
 
@@ -119,6 +142,20 @@ class Reading(Protocol):
 
     def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
         """A page of the log after a position, ascending, of these stored types if given."""
+
+    def at(self, positions: Sequence[int]) -> Sequence[Entry]:
+        """The entries at these positions, ascending; at least one if there is one: what is missing, ask for again."""
+
+    def glance(self, *, after: int, limit: int, peek: Sequence[str], length: int, stream: str | None = None) -> Glance:
+        """Entries without payloads, at the price of a scan: for whoever judges very many.
+
+        Args:
+            after: a position; the entries of the `limit` positions that follow it. Of a stream, a version likewise.
+            limit: how many positions or versions.
+            peek: the stored types whose payloads begin in `heads`.
+            length: of these beginnings, in characters.
+            stream: only its entries.
+        """
 
     def keyed(self, stream: str, key: str) -> Entry | None:
         """The entry that bears this key in this stream."""

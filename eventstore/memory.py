@@ -20,7 +20,7 @@ from eventstore.commits import Deferred
 from eventstore.errors import StoreClosed
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Head, Loss, Member
+from eventstore.log import Census, Entry, Fold, Glance, Head, Loss, Member
 
 T = TypeVar("T")
 
@@ -65,6 +65,29 @@ class MemoryTransaction:
         everything = (self.root.entries[position] for position in range(after + 1, self.root.head.position + 1))
         wanted = (entry for entry in everything if types is None or entry.type in types)
         return _page(entry for entry, _ in zip(wanted, range(limit), strict=False))
+
+    def at(self, positions: Sequence[int]) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        found = (self.root.entries.get(position) for position in sorted(set(positions)))
+        return _page(entry for entry in found if entry is not None)
+
+    def glance(self, *, after: int, limit: int, peek: Sequence[str], length: int, stream: str | None = None) -> Glance:
+        """See `log.Reading`."""
+        last = after + limit
+        if stream is None:
+            positions = [*range(after + 1, min(self.root.head.position, last) + 1)]
+        else:
+            versions = range(after + 1, min(self.version(stream), last) + 1)
+            positions = [self.root.places[stream, version] for version in versions]
+        entries = [self.root.entries[position] for position in positions]
+        return Glance(
+            positions,
+            [entry.stream for entry in entries],
+            [str(entry.version) for entry in entries],
+            [entry.type for entry in entries],
+            ["" if entry.attempt is None else str(entry.attempt) for entry in entries],
+            [entry.data[:length] if entry.type in peek else "" for entry in entries],
+        )
 
     def keyed(self, stream: str, key: str) -> Entry | None:
         """See `log.Reading`."""

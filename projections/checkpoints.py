@@ -52,5 +52,11 @@ def evolve(_row: CheckpointRow | None, recorded: Recorded) -> CheckpointRow | No
 
 
 CHECKPOINTS: Projection[CheckpointRow] = Projection(
-    name="checkpoints", version=1, row=CheckpointRow, key=("run_id",), events=(CheckpointSaved,), evolve=evolve
+    name="checkpoints",
+    version=1,
+    row=CheckpointRow,
+    key=("run_id",),
+    events=(CheckpointSaved,),
+    evolve=evolve,
+    latest=True,
 )

@@ -102,4 +102,5 @@ CONFIRMATIONS: Projection[ConfirmationRow] = Projection(
     evolve=evolve,
     locate=locate,
     indexes=(("decision", "position"),),
+    by_stream=True,
 )

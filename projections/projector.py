@@ -11,7 +11,7 @@ Making tables anew and proving them right is `rebuilding`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -19,8 +19,9 @@ from attrs import frozen
 from eventstore.codec import Codec, Recorded
 from eventstore.errors import EventStoreError, InvalidArgument, ProjectionHalted, StaleProjection
 from eventstore.log import Head, Log, Reading, Writing
-from projections.projection import Key, Projection
-from projections.tables import Query, Table, Tables, Values, query
+from projections.projection import Projection
+from projections.rows import RowFold
+from projections.tables import Query, Table, Tables
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -61,78 +62,6 @@ Abreast = tuple[object, tuple[Projection[Any], ...]]
 _NOBODY: Abreast = (object(), ())
 
 CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
-
-
-class RowFold(Generic[R]):
-    """Folds events into one table's rows, in memory first: nothing is written until `flush`."""
-
-    def __init__(self, tables: Tables, transaction: Any, projection: Projection[R], table: Table[R]) -> None:
-        self._tables = tables
-        self._transaction = transaction
-        self._projection = projection
-        self._table = table
-        self._held: dict[Values, tuple[R | None, Values | None]] = {}
-        self._touched: set[Values] = set()
-        self.asking = False
-        """Whether the backend was asked and has not answered: what is raised then is the store's, no projection's."""
-
-    def fold(self, recorded: Recorded) -> None:
-        """Fold one event; others than the projection's own are passed over.
-
-        Raises:
-            whatever `evolve` or `locate` raise, and InvalidArgument for a row that does not fit its class.
-        """
-        projection = self._projection
-        if recorded.kind not in projection.kinds:
-            return
-        address = projection.locate(recorded)
-        for key in self._under(address) if len(address) < len(projection.key) else (self._table.encode_key(address),):
-            row = self._row(key)
-            after = projection.evolve(row, recorded)
-            if after is row or after == row:
-                continue
-            values = None if after is None else self._encoded(after, key, recorded.position)
-            self._held[key] = (after, values)
-            self._touched.add(key)
-
-    def flush(self) -> None:
-        """Write what changed."""
-        touched = [(key, self._held[key][1]) for key in self._touched]
-        put = [values for _, values in touched if values is not None]
-        gone = [key for key, values in touched if values is None]
-        if put:
-            self._tables.put(self._transaction, self._table, put)
-        if gone:
-            self._tables.delete(self._transaction, self._table, gone)
-        self._touched.clear()
-
-    def _row(self, key: Values) -> R | None:
-        if key not in self._held:
-            values = self._asked(self._tables.get, key)
-            self._held[key] = (None if values is None else self._table.decode(values), values)
-        return self._held[key][0]
-
-    def _under(self, prefix: Key) -> list[Values]:
-        encoded = self._table.encode_key(prefix)
-        wanted = query(self._table, dict(zip(self._table.key, prefix, strict=False)))
-        found = self._asked(self._tables.select, wanted)
-        standing = {self._table.key_of(values) for values in found}
-        held = {key for key in self._held if key[: len(encoded)] == encoded}
-        return sorted(key for key in standing | held if key not in self._held or self._held[key][0] is not None)
-
-    def _asked(self, ask: Callable[[Any, Table[R], Any], T], what: Any) -> T:
-        self.asking = True
-        answer = ask(self._transaction, self._table, what)
-        self.asking = False
-        return answer
-
-    def _encoded(self, row: R, key: Values, position: int) -> Values:
-        if not isinstance(row, self._projection.row):
-            raise InvalidArgument("evolve", type(row).__name__, f"must return {self._projection.row.__name__} or None")
-        values = self._table.encode(row, position)
-        if self._table.key_of(values) != key:
-            raise InvalidArgument("evolve", self._table.key_of(values), f"must keep the row's key, which is {key}")
-        return values
 
 
 class Projector:
@@ -352,15 +281,10 @@ class Projector:
         Raises:
             ProjectionHalted: `evolve` raised; its own error is the cause.
         """
-        rows = RowFold(self.tables, transaction, projection, table)
+        rows = RowFold(self.tables, projection, table, transaction)
         for item in recorded:
-            try:
-                rows.fold(item)
-            except Exception as error:  # a user's own code: whatever it raises must not cost the fact
-                if rows.asking:  # the disk's fault and no projection's
-                    raise
-                raise ProjectionHalted(projection.name, item.position, f"{type(error).__name__}: {error}") from error
-        rows.flush()
+            rows.fold(item)
+        rows.write(transaction, rows.changes())
 
     def catch_up(self, *projections: Projection[Any]) -> None:
         """Fold what these projections (all of them unless named) have not seen, chunk by chunk."""

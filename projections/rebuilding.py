@@ -1,43 +1,41 @@
 """Tables made anew from the log alone, and tables proved right against it.
 
 Both fold the whole log into shadow tables beside the standing ones, chunk by chunk in bounded memory, passing every
-entry by its machine. A rebuild ends by swapping the shadows in, in one transaction, with nothing appended in between:
-a rebuild that is stopped or killed leaves the old tables as they were. A check ends by comparing row by row, and
-leaves nothing behind.
+entry by its machine. They read and fold outside of the write lock, which is taken for a few rows at a time and, at the
+end, for the last few entries: so a daemon goes on writing meanwhile. A rebuild ends by swapping the shadows in, in one
+transaction, with nothing appended in between: one that is stopped or killed leaves the old tables as they were. A check
+ends by comparing row by row, and leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
-from eventstore.codec import Recorded
-from eventstore.errors import (
-    InvalidArgument,
-    ProjectionHalted,
-    RebuildSuperseded,
-    Refused,
-    ReplayRefused,
-    UnreadableEntry,
-)
-from eventstore.gate import Folded
-from eventstore.log import Writing
+from eventstore.errors import InvalidArgument, ProjectionHalted, RebuildSuperseded, ReplayRefused
+from eventstore.log import Glance, Reading, Writing
+from eventstore.replaying import HEAD, Ahead, Replay
 from eventstore.store import EventStore
 from projections.projection import Projection
-from projections.projector import CHUNK, CursorRow, Projector
+from projections.projector import CursorRow, Projector
+from projections.rows import Changes, RowFold
 from projections.tables import Column, Table, Values, query
 
 Progress = Callable[[int, int], None]
 """Called with (entries folded, entries in the log) after each chunk."""
 
-REMEMBERED_STREAMS = 10_000
-"""Streams whose state a replay keeps; one that falls out is folded again from its own entries."""
+CHUNK = 5_000
+"""Entries that are read and folded in one snapshot, and rows that are compared at a time."""
+ROWS = 500
+"""Rows that are held before they are written, and that are written at once: so long others wait, a few milliseconds."""
+FEW = 200
+"""Entries that may be left to fold while nothing can be appended."""
 LISTED = 1_000
 """Differences and skipped entries that a report lists; it counts all of them."""
 
@@ -93,71 +91,38 @@ class Report:
         return not (self.differences or self.skipped or self.troubles)
 
 
-class Replay:
-    """The machines over the whole log, in bounded memory: each entry must be one that its stream could take."""
-
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
-        self._streams: OrderedDict[str, Folded[Any]] = OrderedDict()
-        self._left_out: dict[str, set[int]] = {}
-
-    def admit(self, transaction: Writing, recorded: Recorded) -> None:
-        """Pass one entry.
-
-        Raises:
-            ReplayRefused: with position, stream, phase, event and what would have been allowed.
-        """
-        name = recorded.stream
-        folded = self._streams.pop(name, None) or self._again(transaction, recorded)
-        try:
-            admitted = self._store.gate.admit(folded, recorded)
-            self._store.gate.refence(folded, recorded)
-            folded = admitted
-        except (Refused, UnreadableEntry) as error:
-            folded = attrs.evolve(folded, version=recorded.version)
-            self._left_out.setdefault(name, set()).add(recorded.version)
-            phase = str(folded.state.phase)
-            raise ReplayRefused(recorded.position, name, recorded.version, phase, recorded.type, str(error)) from error
-        finally:
-            self._streams[name] = folded
-            if len(self._streams) > REMEMBERED_STREAMS:
-                self._streams.popitem(last=False)
-
-    def _again(self, transaction: Writing, recorded: Recorded) -> Folded[Any]:
-        folded: Folded[Any] = self._store.gate.start(None)
-        left_out = self._left_out.get(recorded.stream, ())
-        while folded.version < recorded.version - 1:
-            limit = min(CHUNK, recorded.version - 1 - folded.version)
-            for entry in transaction.read(recorded.stream, after=folded.version, limit=limit):
-                if entry.version in left_out:
-                    folded = attrs.evolve(folded, version=entry.version)
-                else:
-                    folded = self._store.gate.admit(folded, self._store.gate.codec.recorded(entry))
-        return folded
-
-
-@frozen
-class _Shadow:
-    """A projection's table in the making."""
-
-    projection: Projection[Any]
-    table: Table[Any]
-
-
 @attrs.define
 class _Making:
     """One rebuild or check, as far as it has come. `token` tells it from another that began since."""
 
-    shadows: tuple[_Shadow, ...]
+    shadows: dict[str, RowFold[Any]]
+    """By projection; each holds what is folded and not written yet."""
     replay: Replay
     skip_invalid: bool
+    may_halt: bool
+    """Whether a projection that raises is told in the report; or else raises on."""
+    begun: set[str] = field(factory=set)
+    """The streams that began since rows were written last."""
     token: str = field(factory=lambda: secrets.token_hex(8))
     position: int = 0
     entries: int = 0
     skipped: int = 0
     listed_skipped: list[Skipped] = field(factory=list)
-    halted: dict[str, str] | None = None
-    """Of a check: the projections that raised, and what; they are folded no further. A rebuild raises."""
+    halted: dict[str, str] = field(factory=dict)
+
+    def folding(self) -> list[RowFold[Any]]:
+        """The shadows that are still folded."""
+        return [shadow for name, shadow in self.shadows.items() if name not in self.halted]
+
+    @contextmanager
+    def halting(self, shadow: RowFold[Any]) -> Iterator[None]:
+        """A part in which this shadow's projection may raise."""
+        try:
+            yield
+        except ProjectionHalted as failure:
+            if not self.may_halt:
+                raise
+            self.halted[shadow.projection.name] = str(failure)
 
 
 class Rebuilder:
@@ -181,9 +146,11 @@ class Rebuilder:
             RebuildSuperseded: another rebuild of these tables began; that one goes on.
             InvalidArgument: no projection of that name.
         """
-        making = self._begin(names, "shadow", skip_invalid=skip_invalid)
+        making = self._begin(names, "shadow", skip_invalid=skip_invalid, may_halt=False)
         self._run(making, lambda transaction: self._swap(transaction, making), progress)
-        rows = self._store.write(lambda transaction: self._count(transaction, making))
+        self._sweep(making.shadows)
+        with self._store.reading() as reading:
+            rows = self._count(reading, making)
         return self._report(making, rows)
 
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
@@ -191,127 +158,224 @@ class Rebuilder:
 
         A projection that raises is told in the report and compared no further; the others are.
         """
-        making = self._begin(names, "check", skip_invalid=skip_invalid)
-        making.halted = {}
+        making = self._begin(names, "check", skip_invalid=skip_invalid, may_halt=True)
         found: list[Report] = []
 
         def compare(transaction: Writing) -> None:
             found.append(self._compare(transaction, making))
-            self._forget(transaction, making.shadows)
+            self._forget(transaction, making.shadows.values())
 
         self._run(making, compare, progress)
         return found[0]
 
     # --- making the shadows -------------------------------------------------------------------------------------
 
-    def _begin(self, names: Sequence[str], suffix: str, *, skip_invalid: bool) -> _Making:
+    def _begin(self, names: Sequence[str], suffix: str, *, skip_invalid: bool, may_halt: bool) -> _Making:
         known = self._projector.projections
         for name in names:
             if name not in known:
                 raise InvalidArgument("projection", name, f"is not among {', '.join(known)}")
-        chosen = [known[name] for name in names] if names else list(known.values())
-        shadows = tuple(
-            _Shadow(projection, self._projector.table(projection).renamed(f"{projection.name}__{suffix}"))
-            for projection in chosen
-        )
-        making = _Making(shadows, Replay(self._store), skip_invalid)
+        shadows = {
+            name: RowFold(
+                self._tables, known[name], self._projector.table(known[name]).renamed(f"{name}__{suffix}"), None
+            )
+            for name in names or known
+        }
+        # What a projection decodes must be readable, or be refused before it is folded; a check takes nothing on trust.
+        codec = self._store.gate.codec
+        decoded = codec.names if may_halt else self._routes(shadows.values())
+        making = _Making(shadows, Replay(self._store.gate, decoded), skip_invalid, may_halt)
 
         def make(transaction: Writing) -> None:
-            self._forget(transaction, shadows)
+            self._forget(transaction, shadows.values())
             start = (transaction.hash_at(0) or b"").hex()
-            for shadow in shadows:
+            for shadow in shadows.values():
+                shadow.begun = making.begun
                 self._tables.create(transaction, shadow.table)
                 self._projector.move(transaction, CursorRow(shadow.table.name, making.token, 0, start))
 
         self._projector.prepare()
+        self._sweep(shadows)
         self._store.write(make)
         return making
 
     def _run(self, making: _Making, finish: Callable[[Writing], None], progress: Progress | None) -> None:
-        def chunk(transaction: Writing) -> tuple[bool, int]:
-            self._own(transaction, making)
-            entries = transaction.read_all(after=making.position, limit=CHUNK)
-            if not entries:
-                finish(transaction)
-                return False, making.position
-            self._fold(transaction, making, [self._store.gate.codec.recorded(entry) for entry in entries])
-            return True, transaction.head().position
-
-        more = True
+        """Fold to the end of the log, and finish there. Only rows are written under the lock, few at a time."""
         try:
-            while more:
-                more, head = self._store.write(chunk)
+            while True:
+                with self._store.reading() as reading:
+                    head = reading.head().position
+                    self._fold(reading, making, head)
                 if progress is not None:
                     progress(making.position, head)
-        except BaseException:
-            with suppress(Exception):  # the first error is the one to tell; the next rebuild sweeps up as well
-                self._store.write(lambda transaction: self._forget(transaction, self._still_own(transaction, making)))
+                caught_up = making.position >= head
+                if caught_up or sum(map(len, making.folding())) >= ROWS:
+                    self._write(making)
+                if caught_up and self._store.write(lambda transaction: self._finish(transaction, making, finish)):
+                    return
+        except BaseException as error:
+            lost = self._put_away(making)
+            if lost and isinstance(error, Exception):
+                raise RebuildSuperseded(lost[0]) from error
             raise
 
+    def _finish(self, transaction: Writing, making: _Making, finish: Callable[[Writing], None]) -> bool:
+        """Fold the last few entries, with nothing appended in between, and finish; False if they are not few."""
+        self._own(transaction, making)
+        head = transaction.head().position
+        if head - making.position > FEW:
+            return False
+        self._fold(transaction, making, head)
+        for shadow, changes in self._changes(making):
+            shadow.write(transaction, changes)
+        finish(transaction)
+        return True
+
+    def _fold(self, reading: Reading, making: _Making, head: int) -> None:
+        """Pass the next entries by their machines, and fold those that the projections want into what is held."""
+        limit = min(CHUNK, head - making.position)
+        if not limit:
+            return
+        codec, replay = self._store.gate.codec, making.replay
+        glance = reading.glance(after=making.position, limit=limit, peek=replay.peek, length=HEAD)
+        folding = making.folding()
+        routes = self._routes([shadow for shadow in folding if not shadow.projection.latest])
+        known = Ahead.of(reading, codec, glance, replay.wanted.union(routes))
+        refused = {refusal.position: refusal for refusal in replay.refused(reading, glance, known)}
+        if refused:
+            self._skip(making, list(refused.values()))
+            glance = glance.without(refused)
+        making.begun.update(
+            stream for stream, version in zip(glance.streams, glance.versions, strict=True) if version == "1"
+        )
+        for shadow in folding:
+            shadow.transaction = reading
+            if shadow.projection.latest:
+                with making.halting(shadow):
+                    for recorded in self._latest(reading, glance, shadow.projection):
+                        shadow.fold(recorded)
+        for recorded in known:
+            if recorded.position not in refused:
+                for shadow in routes.get(recorded.entry.type, ()):
+                    if shadow.projection.name not in making.halted:
+                        with making.halting(shadow):
+                            shadow.fold(recorded)
+        if len(making.begun) > CHUNK:  # it only saves looks at tables
+            making.begun.clear()
+        making.position += limit
+        making.entries += len(glance.positions) + len(refused)
+
+    def _routes(self, shadows: Iterable[RowFold[Any]]) -> dict[str, list[RowFold[Any]]]:
+        """By stored type, who wants such entries."""
+        routes: dict[str, list[RowFold[Any]]] = {}
+        for shadow in shadows:
+            for stored in self._store.gate.codec.stored_names(shadow.projection.events):
+                routes.setdefault(stored, []).append(shadow)
+        return routes
+
+    def _latest(self, reading: Reading, glance: Glance, projection: Projection[Any]) -> Ahead:
+        """Of each stream the last entry that a projection wants."""
+        codec = self._store.gate.codec
+        stored = set(codec.stored_names(projection.events))
+        entries = zip(glance.streams, glance.types, glance.positions, strict=True)
+        last = {stream: position for stream, kind, position in entries if kind in stored}
+        return Ahead(sorted(last.values()), lambda wanted: map(codec.recorded, reading.at(wanted)))
+
+    @staticmethod
+    def _skip(making: _Making, refusals: list[ReplayRefused]) -> None:
+        if not making.skip_invalid:
+            raise refusals[0]
+        making.skipped += len(refusals)
+        left = LISTED - len(making.listed_skipped)
+        making.listed_skipped += [
+            Skipped(refusal.position, refusal.stream, refusal.event, refusal.reason) for refusal in refusals[:left]
+        ]
+
+    def _write(self, making: _Making) -> None:
+        """Write the rows that are held, some at a time, and let go of them."""
+
+        def write(transaction: Writing, shadow: RowFold[Any], part: Changes) -> None:
+            self._own(transaction, making)
+            shadow.write(transaction, part)
+
+        for shadow, changes in self._changes(making):
+            for part in changes.parts(ROWS):
+                self._store.write(partial(write, shadow=shadow, part=part))
+
+    @staticmethod
+    def _changes(making: _Making) -> list[tuple[RowFold[Any], Changes]]:
+        """What is to be written; from here on the tables are asked for these rows."""
+        found = []
+        for shadow in making.folding():
+            with making.halting(shadow):
+                found.append((shadow, shadow.changes()))
+        for shadow in making.shadows.values():
+            shadow.forget()
+        making.begun.clear()
+        return found
+
     def _own(self, transaction: Writing, making: _Making) -> None:
-        own = self._still_own(transaction, making)
-        for shadow in making.shadows:
-            if shadow not in own:
-                raise RebuildSuperseded(shadow.projection.name)
+        if lost := self._lost(transaction, making):
+            raise RebuildSuperseded(lost[0])
 
-    def _still_own(self, transaction: Writing, making: _Making) -> list[_Shadow]:
-        """The shadows that no other rebuild began anew since."""
+    def _lost(self, transaction: Writing, making: _Making) -> list[str]:
+        """The projections of which another rebuild began since."""
         cursors = self._projector.cursors(transaction)
-        found = ((shadow, cursors.get(shadow.table.name)) for shadow in making.shadows)
-        return [shadow for shadow, cursor in found if cursor is not None and cursor.fingerprint == making.token]
+        found = ((name, cursors.get(shadow.table.name)) for name, shadow in making.shadows.items())
+        return [name for name, cursor in found if cursor is None or cursor.fingerprint != making.token]
 
-    def _fold(self, transaction: Writing, making: _Making, page: list[Recorded]) -> None:
-        admitted = []
-        for recorded in page:
-            try:
-                making.replay.admit(transaction, recorded)
-            except ReplayRefused as refusal:
-                if not making.skip_invalid:
-                    raise
-                making.skipped += 1
-                if len(making.listed_skipped) < LISTED:
-                    making.listed_skipped.append(
-                        Skipped(refusal.position, refusal.stream, refusal.event, refusal.reason)
-                    )
-            else:
-                admitted.append(recorded)
-        for shadow in making.shadows:
-            if making.halted is not None and shadow.projection.name in making.halted:
-                continue
-            try:
-                self._projector.fold(transaction, shadow.projection, shadow.table, admitted)
-            except ProjectionHalted as failure:
-                if making.halted is None:
-                    raise
-                making.halted[shadow.projection.name] = str(failure)
-        making.position = page[-1].position
-        making.entries += len(page)
+    def _put_away(self, making: _Making) -> list[str]:
+        """Take the shadows away that are still our own; the projections whose shadows are another's by now."""
+        lost: list[str] = []
 
-    def _forget(self, transaction: Writing, shadows: Sequence[_Shadow]) -> None:
+        def put_away(transaction: Writing) -> None:
+            lost.extend(self._lost(transaction, making))
+            self._forget(transaction, [shadow for name, shadow in making.shadows.items() if name not in lost])
+
+        with suppress(Exception):  # the first error is the one to tell; the next rebuild sweeps up as well
+            self._store.write(put_away)
+        return lost
+
+    def _forget(self, transaction: Writing, shadows: Iterable[RowFold[Any]]) -> None:
         for shadow in shadows:
             self._tables.drop(transaction, shadow.table)
-        self._projector.forget(transaction, *(shadow.table.name for shadow in shadows))
+            self._projector.forget(transaction, shadow.table.name)
+
+    def _sweep(self, names: Iterable[str]) -> None:
+        """Take away the tables that a swap put aside, each in a write of its own: that of a large one takes a while."""
+        for name in names:
+            old = self._old(self._projector.projections[name])
+            with self._store.reading() as reading:
+                standing = self._tables.exists(reading, old)
+            if standing:
+                self._store.write(lambda transaction, old=old: self._tables.drop(transaction, old))  # type: ignore[misc]
+
+    def _old(self, projection: Projection[Any]) -> Table[Any]:
+        return self._projector.table(projection).renamed(f"{projection.name}__old")
 
     # --- ending -------------------------------------------------------------------------------------------------
 
     def _swap(self, transaction: Writing, making: _Making) -> None:
+        """Put the shadows in the tables' place. The old ones are renamed: taking them away takes too long here."""
         head = transaction.head()
-        for shadow in making.shadows:
-            projection = shadow.projection
-            self._tables.drop(transaction, self._projector.table(projection))
-            self._tables.rename(transaction, shadow.table, projection.name)
+        for name, shadow in making.shadows.items():
+            table, old = self._projector.table(shadow.projection), self._old(shadow.projection)
+            self._tables.drop(transaction, old)
+            if self._tables.exists(transaction, table):
+                self._tables.rename(transaction, table, old.name)
+            self._tables.rename(transaction, shadow.table, name)
             self._projector.move(
-                transaction, CursorRow(projection.name, projection.fingerprint, head.position, head.hash.hex())
+                transaction, CursorRow(name, shadow.projection.fingerprint, head.position, head.hash.hex())
             )
-        self._projector.forget(transaction, *(shadow.table.name for shadow in making.shadows))
+            self._projector.forget(transaction, shadow.table.name)
 
-    def _count(self, transaction: Writing, making: _Making) -> int:
-        tables = [self._projector.table(shadow.projection) for shadow in making.shadows]
-        return sum(self._tables.count(transaction, table, query(table, {})) for table in tables)
+    def _count(self, reading: Reading, making: _Making) -> int:
+        tables = [self._projector.table(shadow.projection) for shadow in making.shadows.values()]
+        return sum(self._tables.count(reading, table, query(table, {})) for table in tables)
 
     def _report(self, making: _Making, rows: int, **found: Any) -> Report:
         return Report(
-            tuple(shadow.projection.name for shadow in making.shadows),
+            tuple(making.shadows),
             making.entries,
             rows,
             skipped=making.skipped,
@@ -323,9 +387,8 @@ class Rebuilder:
         troubles: list[str] = []
         differences: list[Difference] = []
         count = rows = 0
-        for shadow in making.shadows:
-            trouble = (making.halted or {}).get(shadow.projection.name)
-            trouble = trouble or self._projector.bring_up(transaction, shadow.projection)
+        for name, shadow in making.shadows.items():
+            trouble = making.halted.get(name) or self._projector.bring_up(transaction, shadow.projection)
             if trouble is not None:
                 troubles.append(trouble)
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from operator import attrgetter
 from types import UnionType
 from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
@@ -82,6 +83,7 @@ class Column:
         return bool if self.kind == "boolean" else None
 
 
+_FULL = 2**63
 _ARTICLES = {
     "text": "text",
     "integer": "an integer",
@@ -103,6 +105,8 @@ class Table(Generic[R]):
     indexes: tuple[tuple[str, ...], ...] = ()
     _places: dict[str, tuple[int, Column]] = field(init=False)
     _decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
+    _encoders: tuple[tuple[Column, type | None], ...] = field(init=False)
+    _fields: Callable[[Any], tuple[Any, ...]] = field(init=False)
 
     @_places.default
     def _by_name(self) -> dict[str, tuple[int, Column]]:
@@ -112,6 +116,17 @@ class Table(Generic[R]):
     def _of_columns(self) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
         columns = enumerate(self.columns)
         return tuple((index, decode) for index, column in columns if (decode := column.decoder) is not None)
+
+    @_encoders.default
+    def _with_usual_types(self) -> tuple[tuple[Column, type | None], ...]:
+        usual: dict[Kind, type] = {"text": str, "integer": int}
+        return tuple((column, None if column.enum else usual.get(column.kind)) for column in self.columns)
+
+    @_fields.default
+    def _all_at_once(self) -> Callable[[Any], tuple[Any, ...]]:
+        names = [column.name for column in self.columns]
+        get = attrgetter(*names)
+        return get if len(names) > 1 else lambda row: (get(row),)
 
     @classmethod
     def of(cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()) -> Table[R]:
@@ -136,7 +151,17 @@ class Table(Generic[R]):
 
     def encode(self, row: R, position: int = 0) -> Values:
         """The row as a backend keeps it."""
-        return (*(column.encode(getattr(row, column.name)) for column in self.columns), position)
+        values: list[Any] = []
+        for (column, usual), value in zip(self._encoders, self._fields(row), strict=True):
+            kind = type(value)
+            if value is None and column.optional:
+                values.append(None)
+            elif kind is usual and ((kind is str and value.isascii()) or (kind is int and abs(value) < _FULL)):
+                values.append(value)  # most of them; the same that `Column.encode` would give
+            else:
+                values.append(column.encode(value))
+        values.append(position)
+        return tuple(values)
 
     def decode(self, values: Values) -> R:
         """The row again."""

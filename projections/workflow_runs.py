@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -80,87 +80,88 @@ class RunRow:
     """Of its first event: the order of arrival."""
 
 
-def _queued(row: RunRow, recorded: Recorded) -> RunRow:
+def _queued(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
     event: RunQueued = recorded.event
-    return changed(
-        row,
-        workflow=event.workflow,
-        agent=event.agent,
-        job_id=event.job_id,
-        parent_id=event.parent_id,
-        continues_id=event.continues.run_id if event.continues else None,
-        continues_version=event.continues.version if event.continues else None,
-        spec_hash=event.spec_hash,
-        priority=event.priority,
-        queued_at=recorded.time,
-        not_before=event.not_before,
-        labels=event.labels,
-    )
+    return {
+        "workflow": event.workflow,
+        "agent": event.agent,
+        "job_id": event.job_id,
+        "parent_id": event.parent_id,
+        "continues_id": event.continues.run_id if event.continues else None,
+        "continues_version": event.continues.version if event.continues else None,
+        "spec_hash": event.spec_hash,
+        "priority": event.priority,
+        "queued_at": recorded.time,
+        "not_before": event.not_before,
+        "labels": event.labels,
+    }
 
 
-def _begun(row: RunRow, recorded: Recorded) -> RunRow:
-    return changed(
-        row,
-        worker=recorded.event.worker,
-        attempt=row.attempt + 1,
-        crashes=row.crashes + (row.phase is Phase.STARTED),
-        started_at=row.started_at or recorded.time,
-        not_before=None,
-        waiting_for=None,
-        waiting_until=None,
-        reason=getattr(recorded.event, "reason", None),
-    )
+def _begun(row: RunRow, recorded: Recorded) -> dict[str, Any]:
+    return {
+        "worker": recorded.event.worker,
+        "attempt": row.attempt + 1,
+        "crashes": row.crashes + (row.phase is Phase.STARTED),
+        "started_at": row.started_at or recorded.time,
+        "not_before": None,
+        "waiting_for": None,
+        "waiting_until": None,
+        "reason": getattr(recorded.event, "reason", None),
+    }
 
 
-def _paused(row: RunRow, recorded: Recorded) -> RunRow:
+def _paused(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
     event: RunPaused = recorded.event
-    return changed(row, waiting_for=event.waiting_for, waiting_until=event.until, reason=event.reason)
+    return {"waiting_for": event.waiting_for, "waiting_until": event.until, "reason": event.reason}
 
 
-def _requeued(row: RunRow, recorded: Recorded) -> RunRow:
+def _requeued(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
     event: RunRequeued = recorded.event
-    return changed(row, not_before=event.not_before, reason=event.reason)
+    return {"not_before": event.not_before, "reason": event.reason}
 
 
-def _ended(row: RunRow, recorded: Recorded) -> RunRow:
-    event = recorded.event
-    return changed(
-        row,
-        ended_at=recorded.time,
-        crashes=row.crashes + (recorded.kind is RunCrashed),
-        error={"tag": event.error.tag, "message": event.error.message} if recorded.kind is RunFailed else None,
-        output_version=recorded.version if recorded.kind is RunCompleted else None,
-        reason=getattr(event, "reason", None),
-        not_before=None,
-        waiting_for=None,
-        waiting_until=None,
-        open_questions=0,
-    )
+def _ended(row: RunRow, recorded: Recorded) -> dict[str, Any]:
+    completed = recorded.kind is RunCompleted
+    event = None if completed else recorded.event  # an output may be large, and nothing of it goes into the row
+    return {
+        "ended_at": recorded.time,
+        "crashes": row.crashes + (recorded.kind is RunCrashed),
+        "error": _error(recorded.event) if recorded.kind is RunFailed else None,
+        "output_version": recorded.version if completed else None,
+        "reason": getattr(event, "reason", None),
+        "not_before": None,
+        "waiting_for": None,
+        "waiting_until": None,
+        "open_questions": 0,
+    }
 
 
-def _described(row: RunRow, recorded: Recorded) -> RunRow:
+def _error(event: RunFailed) -> dict[str, str]:
+    return {"tag": event.error.tag, "message": event.error.message}
+
+
+def _described(row: RunRow, recorded: Recorded) -> dict[str, Any]:
     event: RunDescribed = recorded.event
-    return changed(
-        row,
-        title=row.title if event.title is None else event.title,
-        summary=row.summary if event.summary is None else event.summary,
-        labels={**row.labels, **event.labels},
-    )
+    return {
+        "title": row.title if event.title is None else event.title,
+        "summary": row.summary if event.summary is None else event.summary,
+        "labels": {**row.labels, **event.labels},
+    }
 
 
-def _asked(row: RunRow, _recorded: Recorded) -> RunRow:
-    return changed(row, open_questions=row.open_questions + 1)
+def _asked(row: RunRow, _recorded: Recorded) -> dict[str, Any]:
+    return {"open_questions": row.open_questions + 1}
 
 
-def _answered(row: RunRow, _recorded: Recorded) -> RunRow:
-    return changed(row, open_questions=row.open_questions - 1)
+def _answered(row: RunRow, _recorded: Recorded) -> dict[str, Any]:
+    return {"open_questions": row.open_questions - 1}
 
 
-def _interrupt_requested(row: RunRow, _recorded: Recorded) -> RunRow:
-    return changed(row, interrupt_requested=True)
+def _interrupt_requested(_row: RunRow, _recorded: Recorded) -> dict[str, Any]:
+    return {"interrupt_requested": True}
 
 
-_FOLDS: dict[type, Callable[[RunRow, Recorded], RunRow]] = {
+_FOLDS: dict[type, Callable[[RunRow, Recorded], dict[str, Any]]] = {
     RunQueued: _queued,
     RunStarted: _begun,
     RunResumed: _begun,
@@ -178,9 +179,8 @@ _FOLDS: dict[type, Callable[[RunRow, Recorded], RunRow]] = {
 def evolve(row: RunRow | None, recorded: Recorded) -> RunRow | None:
     """The row after an event that the machine accepted; pure."""
     before = row or RunRow(run_id=recorded.stream, phase=Phase.NEW, position=recorded.position)
-    after = _FOLDS[recorded.kind](before, recorded)
     phase = TRANSITIONS[before.phase][recorded.kind]
-    return after if after.phase is phase else changed(after, phase=phase)
+    return changed(before, phase=phase, **_FOLDS[recorded.kind](before, recorded))
 
 
 WORKFLOW_RUNS: Projection[RunRow] = Projection(

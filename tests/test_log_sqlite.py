@@ -366,3 +366,41 @@ def test_eight_processes_append_five_hundred_each_and_all_of_them_stand(path):
         mine = [item.event.payload for item in recorded if item.event.kind == str(number)]
         assert mine == list(range(500))
     log.close()
+
+
+# --- glances --------------------------------------------------------------------------------------------------------
+
+
+def glances(log, stream=None):
+    with log.reading() as view:
+        return view.glance(after=0, limit=9, peek=("LogRecorded",), length=9, stream=stream)
+
+
+def test_a_forged_name_that_would_part_in_two_shows_nothing_in_a_wrong_place(log, path):
+    log.close()
+    odd = "s\x1ft"
+    change(path, f"INSERT INTO events{_NAMES} VALUES (3, '{odd}', 1, 'LogRecorded', 3, x'00', '{{}}')")
+    log = SQLiteLog(path)
+
+    found = glances(log)
+
+    assert [*zip(found.positions, found.streams, found.versions, strict=True)] == [
+        (1, "s", "1"), (2, "s", "2"), (3, odd, "1")
+    ]  # fmt: skip
+    assert list(glances(log, odd).positions) == [3]
+    log.close()
+
+
+def test_a_glance_at_a_stream_is_in_order_without_its_index_too(log, path):
+    log.close()
+    change(
+        path,
+        "DROP INDEX events_by_stream",
+        f"INSERT INTO events{_NAMES} VALUES (3, 'u', 2, 'LogRecorded', 3, x'00', '{{}}')",
+        f"INSERT INTO events{_NAMES} VALUES (4, 'u', 1, 'LogRecorded', 4, x'00', '{{}}')",
+    )
+    log = SQLiteLog(path)
+
+    assert list(glances(log, "u").versions) == ["1", "2"]
+    assert list(glances(log, "u").positions) == [4, 3]
+    log.close()

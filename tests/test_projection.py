@@ -53,3 +53,12 @@ def test_a_row_belongs_to_its_stream_unless_said_otherwise():
         stream = "run-1"
 
     assert declared().locate(Recorded()) == ("run-1",)
+    assert declared().by_stream
+    assert not declared(locate=lambda recorded: (recorded.event.role,)).by_stream
+    assert declared(locate=lambda recorded: (recorded.stream,), by_stream=True).by_stream
+
+
+def test_only_the_last_event_counts_where_each_stream_has_one_row():
+    assert declared(latest=True).latest
+    with pytest.raises(InvalidArgument, match="one row a stream"):
+        declared(latest=True, locate=lambda recorded: (recorded.event.role,))

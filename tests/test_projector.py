@@ -9,6 +9,7 @@ from eventstore.notes import LogRecorded
 from eventstore.workflow import MessageRecorded, RunQueued, RunStarted
 from projections import App, Projection, projector
 from projections.projector import CURSORS
+from projections.tables import query
 from tests.folds import BRITTLE, MARKS, TALLY, BrittleRow, MarkRow, TallyRow, brittle, by_workflow
 from tests.world import World
 
@@ -52,7 +53,7 @@ def stored(runs, projection):
     """The rows as they stand in the table, whatever the cursor says."""
     table = runs._projector.table(projection)
     with runs.store.reading() as reading:
-        values = runs._projector.tables.select(reading, table, projector.query(table, {}))
+        values = runs._projector.tables.select(reading, table, query(table, {}))
     return [table.decode(row) for row in values]
 
 

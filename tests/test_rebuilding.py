@@ -4,6 +4,8 @@ import pytest
 
 from eventstore import RUN, EventStore
 from eventstore.errors import InvalidArgument, RebuildSuperseded, ReplayRefused
+from eventstore.log import Head
+from eventstore.replaying import HEAD, Ahead, Replay, replay
 from eventstore.workflow import (
     CheckpointSaved,
     ConfirmationRequested,
@@ -152,6 +154,57 @@ def test_what_is_appended_meanwhile_is_in_the_new_tables(runs, monkeypatch):
     assert runs.check().ok
 
 
+def test_a_rebuild_holds_the_lock_for_few_rows_at_a_time(world, monkeypatch):
+    monkeypatch.setattr(rebuilding, "ROWS", 3)
+    runs = world.runs()
+    for number in range(20):
+        runs.submit("deploy", run_id=f"run-{number}")
+    tables, held = runs._projector.tables, []
+    put, write = tables.put, runs.store.log.write
+    monkeypatch.setattr(
+        tables, "put", lambda transaction, table, rows: (held.append(len(rows)), put(transaction, table, rows))
+    )
+    monkeypatch.setattr(runs.store.log, "write", lambda job, **options: (held.append("lock"), write(job, **options))[1])
+
+    runs.rebuild("workflow_runs")
+
+    counts = [0]
+    for step in held:
+        counts = [*counts, 0] if step == "lock" else [*counts[:-1], counts[-1] + step]
+    assert max(counts) == 3
+    assert sum(counts) >= 20
+
+
+def test_where_much_was_appended_meanwhile_it_is_folded_before_the_lock_is_taken(runs, monkeypatch):
+    monkeypatch.setattr(rebuilding, "FEW", 2)
+    late, log = iter(range(3)), runs.store.log
+    write = log.write
+
+    def others_first(job, **options):
+        if next(late, None) is not None:
+            write(lambda transaction: runs.store.gate.insert(transaction, transaction.head(), more(transaction)))
+        return write(job, **options)
+
+    def more(transaction):
+        head, found, view = (
+            transaction.head(),
+            [],
+            runs.store.gate.fold(transaction, "run-3", runs.store.gate.start(None)),
+        )
+        for draft in runs.store.gate.draft("run-3", [MessageRecorded("user", "more")] * 5, attempt=1):
+            view, recorded = runs.store.gate.judged(view, "run-3", draft, head, recorded_at=head.recorded_at)
+            found.append(recorded)
+            head = Head(recorded.position, recorded.entry.hash, head.recorded_at)
+        return found
+
+    monkeypatch.setattr(log, "write", others_first)
+    runs.rebuild()
+    monkeypatch.undo()
+
+    assert runs.view(TALLY).get("user").messages == 18
+    assert runs.check().ok
+
+
 # --- stopped, killed, superseded ------------------------------------------------------------------------------------
 
 
@@ -186,6 +239,7 @@ def test_ctrl_c_leaves_the_old_tables_and_nothing_else(runs, monkeypatch, act):
 @pytest.mark.parametrize("act", ["rebuild", "check"])
 def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(world, runs, monkeypatch, write, act):
     monkeypatch.setattr(rebuilding, "CHUNK", 4)
+    monkeypatch.setattr(rebuilding, "ROWS", 1)
     before = {name: rows for name, rows in contents(runs).items() if name != "cursors"}
     log = MortalLog(world.log())
     log.doom(write, after_commit=True)
@@ -299,7 +353,7 @@ def test_more_are_counted_than_listed(world, runs, monkeypatch):
 @pytest.mark.parametrize("remembered", [1, 2, 1000])
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_a_stream_that_fell_out_of_memory_is_judged_as_if_it_had_not(world, runs, monkeypatch, remembered, chunk):
-    monkeypatch.setattr(rebuilding, "REMEMBERED_STREAMS", remembered)
+    monkeypatch.setattr(replay, "REMEMBERED_STREAMS", remembered)
     monkeypatch.setattr(rebuilding, "CHUNK", chunk)
     tamper(world, ("RunStarted", '{"worker":"evil"}'))
     tamper(world, ("RunQueued", '{"workflow":"again"}'), stream="run-2")
@@ -315,21 +369,20 @@ def test_a_stream_that_fell_out_of_memory_is_judged_as_if_it_had_not(world, runs
 
 
 def test_a_replay_keeps_no_more_streams_than_it_says(world, monkeypatch):
-    monkeypatch.setattr(rebuilding, "REMEMBERED_STREAMS", 3)
+    monkeypatch.setattr(replay, "REMEMBERED_STREAMS", 4)
     runs = world.runs()
     for number in range(20):
         runs.submit("deploy", run_id=f"run-{number}")
-    replay = rebuilding.Replay(runs.store)
+    replayed = Replay(runs.store.gate)
     sizes = []
 
-    def job(transaction):
-        for recorded in [runs.store.gate.codec.recorded(entry) for entry in transaction.read_all(after=0, limit=99)]:
-            replay.admit(transaction, recorded)
-            sizes.append(len(replay._streams))
+    with runs.store.reading() as reading:
+        for after in range(20):
+            glance = reading.glance(after=after, limit=1, peek=replayed.peek, length=HEAD)
+            replayed.refused(reading, glance, Ahead.of(reading, runs.store.gate.codec, glance, replayed.wanted))
+            sizes.append(len(replayed))
 
-    runs.store.write(job)
-
-    assert max(sizes) == 3
+    assert max(sizes) == 4
 
 
 # --- check ----------------------------------------------------------------------------------------------------------

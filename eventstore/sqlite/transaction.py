@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eventstore.commits import Deferred
 from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Head
+from eventstore.log import Census, Entry, Fold, Glance, Head
 from eventstore.packing import LOOKBACK, Bases, DamagedForm, pack, plain_length, unpack
 from eventstore.sqlite.driver import SQLITE_VERSION
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
 # Every LIMIT here is `+?`: where its library was built with STAT4, SQLite looks into a bare `LIMIT ?` when it plans,
 # and so prepares the statement anew each time it is executed: 24 µs instead of 6 for a page that turns out empty.
+_BETWEEN = "\x1f"
+"""Stands in no name and in no JSON."""
 _FULL = 2**63
 _RESTORE = "restore a backup, or keep what comes before it with `runfold export --until POSITION`"
 _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
@@ -82,6 +84,46 @@ class SQLiteTransaction:
                 (after, *(types or ()), limit),
             )
         )
+
+    def at(self, positions: Sequence[int]) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        wanted = f"[{','.join(map(str, positions))}]"  # one statement for any number of them
+        return self._page(
+            self.execute(
+                f"SELECT {_COLUMNS} FROM events WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position",  # noqa: S608
+                (wanted,),
+            )
+        )
+
+    def glance(self, *, after: int, limit: int, peek: Sequence[str], length: int, stream: str | None = None) -> Glance:
+        """See `log.Reading`.
+
+        SQLite joins each column into one text: handed over row by row they take twice the time, and other threads wait
+        the while. Where a separator turns up in a text, somebody forged it, and rows are handed over.
+        """
+        columns = (
+            "position", "stream", "version", "type", "ifnull(attempt, '')",
+            f"iif(type IN ({', '.join('?' * len(peek))}) AND typeof(data) = 'text', substr(data, 1, ?), '')",
+        )  # fmt: skip
+        # Without an index it walks along the rowid; a stream's order is looked at: its index may have been taken out.
+        of = "NOT INDEXED WHERE position > ? AND position <= ?"
+        place: tuple[Any, ...] = (after, after + limit)
+        if stream is not None:
+            of = "WHERE stream = ? AND version > ? AND version <= ?"
+            place = (stream, *place)
+        bound = (*peek, length, *place)
+        joined = ", ".join(f"group_concat({column}, '{_BETWEEN}')" for column in columns)
+        count, *texts = self.execute(f"SELECT count(*), {joined} FROM events {of}", bound).fetchone()  # noqa: S608
+        if not count:
+            return Glance()
+        positions, streams, versions, *others = (text.split(_BETWEEN) for text in texts)
+        in_order = stream is None or versions == [*map(str, range(int(versions[0]), int(versions[0]) + count))]
+        if in_order and all(len(other) == count for other in (streams, *others)):
+            return Glance([*map(int, positions)], streams, versions, *others)
+        order = "position" if stream is None else "version"
+        rows = self.execute(f"SELECT {', '.join(columns)} FROM events {of} ORDER BY {order}", bound)  # noqa: S608
+        numbers, *texts = zip(*rows, strict=True)
+        return Glance(numbers, *([str(value) for value in column] for column in texts))
 
     def keyed(self, stream: str, key: str) -> Entry | None:
         """See `log.Reading`."""

@@ -279,6 +279,45 @@ class BackendContract(Scaffold):
 
         assert [entry.version for entry in self.everything()] == [1] * 5
 
+    def test_entries_are_found_by_their_positions(self) -> None:
+        """In their order, whatever was asked; none that is not there."""
+        self.log.write(self._insert("s", "t", "s"))
+
+        with self.log.reading() as view:
+            assert [entry.position for entry in view.at([3, 1, 1, 7])] == [1, 3]
+            assert list(view.at([])) == []
+
+    def test_entries_by_position_end_early_where_they_are_large_and_never_empty(self) -> None:
+        large = "x" * (PAGE_BYTES // 2 + 1)
+        self.store.append("s", *[LogRecorded("a", "b", payload=large)] * 3)
+
+        with self.log.reading() as view:
+            assert [entry.position for entry in view.at([1, 2, 3])] == [1, 2]
+
+    def test_a_glance_shows_a_stretch_of_the_log_or_of_a_stream_without_payloads(self) -> None:
+        def job(transaction: Writing) -> None:
+            first, second, third, fourth = self._new(transaction, "s", "t", "s", "s")
+            transaction.insert([first, second, third._replace(attempt=7), fourth._replace(type="Other")])
+
+        self.log.write(job)
+        kind, data = self.everything()[0].type, self.everything()[0].data
+        with self.log.reading() as view:
+            found = view.glance(after=1, limit=2, peek=(), length=9)
+            of_stream = view.glance(after=1, limit=2, peek=(kind,), length=5, stream="s")
+
+        assert (list(found.positions), list(found.streams), list(found.versions)) == ([2, 3], ["t", "s"], ["1", "2"])
+        assert (list(found.types), list(found.attempts), list(found.heads)) == ([kind, kind], ["", "7"], ["", ""])
+        assert (list(of_stream.positions), list(of_stream.versions)) == ([3, 4], ["2", "3"])
+        assert list(of_stream.heads) == [data[:5], ""]
+
+    def test_a_glance_beyond_the_last_entry_shows_nothing(self) -> None:
+        self.log.write(self._insert("s"))
+
+        with self.log.reading() as view:
+            assert list(view.glance(after=1, limit=9, peek=("Counted",), length=9).positions) == []
+            assert list(view.glance(after=1, limit=9, peek=(), length=9, stream="s").positions) == []
+            assert list(view.glance(after=0, limit=9, peek=(), length=9, stream="none").positions) == []
+
     # --- commits that are shared ----------------------------------------------------------------------------------
 
     def _submitted(self, *jobs: Callable[[Writing], Any]) -> list[Member]:

@@ -4,7 +4,7 @@ import sys
 
 from eventstore.workflow import UsageRecorded
 from projections.cli.demo import worker
-from projections.projector import RowFold
+from projections.rows import RowFold
 
 honest = RowFold.fold
 

@@ -1,0 +1,263 @@
+"""Tracks: how far one stream was judged, and what later entries of it may be judged by.
+
+An entry is plain when nothing that a guard asks could refuse it: a call id that nobody used, the return of a call that
+is open. All others go to the judge, with that part of the state that its guards look at.
+
+A call id is told by the beginning of the payload, where there is no other need for it. What then comes after the id is
+not looked at: a payload that somebody garbled passes here, and is told by whoever reads it, and by a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from eventstore.codec import Recorded
+from eventstore.errors import Refused, UnreadableEntry
+from eventstore.gate import Folded
+from eventstore.limits import MAX_OPEN
+from eventstore.replaying.cells import Act, Cell, NotPlain
+from eventstore.workflow import (
+    RUN,
+    ConfirmationExpired,
+    ConfirmationRequested,
+    ConfirmationResolved,
+    Phase,
+    RunDescribed,
+    RunPaused,
+    RunQueued,
+    RunRequeued,
+    RunResumed,
+    RunStarted,
+    RunState,
+    ToolCalled,
+    ToolReturned,
+)
+
+if TYPE_CHECKING:
+    from eventstore.replaying.replay import Replay
+
+_FIRST_FIELD = '{"call_id":"'
+
+
+class Track:
+    """A stream of a machine without guards and fence, or of none while no event fixed one."""
+
+    __slots__ = ("cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    def phase(self, _replay: Replay, _kind: Any) -> str:
+        """Where the stream stands, or would begin with an event of this class."""
+        return str(self.cell.phase or Phase.NEW)
+
+    def judge(self, replay: Replay, recorded: Recorded) -> None:
+        """Have the judge look at an entry that is not plain, and go on behind it.
+
+        Raises:
+            Refused, UnreadableEntry: the judge's word.
+        """
+        machine = self.cell.cells.machine
+        state: Any = None if machine is None else attrs.evolve(machine.initial, phase=self.cell.phase)
+        after = replay.gate.admit(Folded(machine, recorded.version - 1, state), recorded)
+        self.cell = self.cell.cells.cell(None if machine is None else after.state.phase, 0)
+
+
+class Whole(Track):
+    """A stream of any other machine: every entry goes to the judge."""
+
+    __slots__ = ("folded",)
+
+    def __init__(self, cell: Cell, folded: Folded[Any]) -> None:
+        super().__init__(cell)
+        self.folded = folded
+
+    def phase(self, replay: Replay, kind: Any) -> str:
+        """See `Track`."""
+        return str(replay.gate.fixed(self.folded, kind).state.phase)
+
+    def judge(self, replay: Replay, recorded: Recorded) -> None:
+        """See `Track`."""
+        after = replay.gate.admit(self.folded, recorded)
+        replay.gate.refence(self.folded, recorded)
+        self.folded = after
+
+
+class Run(Track):
+    """A run: by call id, the positions of what its guards may ask for."""
+
+    __slots__ = ("calls", "labels", "open", "questions", "returns", "unanswered")
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.labels: frozenset[str] = frozenset()
+        self.forget()
+
+    def forget(self) -> None:
+        """The run ended: what is open is void with it."""
+        self.calls: dict[str, int] = {}
+        self.returns: dict[str, int] = {}
+        self.open: set[str] = set()
+        self.questions: dict[str, tuple[int, ...]] = {}
+        self.unanswered: set[str] = set()
+
+    def judge(self, replay: Replay, recorded: Recorded) -> None:
+        """See `Track`. The judge gets that part of the state that its guards look at for this entry."""
+        call_id: str | None = None
+        with suppress(UnreadableEntry):  # the table may have something to say first
+            call_id = recorded.event.call_id if recorded.kind in ABOUT_A_CALL else None
+        view = Folded(RUN, recorded.version - 1, self._state(replay, call_id))
+        state = replay.gate.admit(view, recorded).state
+        replay.gate.refence(view, recorded)
+        self.cell = self.cell.cells.cell(state.phase, state.attempt)
+        self.labels = state.labels
+        if call_id is not None:
+            ABOUT_A_CALL[recorded.kind](self, call_id, recorded.position)
+        elif state.phase in RUN.final:
+            self.forget()
+
+    def _state(self, replay: Replay, call_id: str | None) -> RunState:
+        before = RunState(phase=self.cell.phase, attempt=self.cell.attempt)
+        state = before
+        for position in () if call_id is None else self._places(call_id):
+            state = RUN.evolve(state, replay.recorded(position))
+        return attrs.evolve(
+            before,
+            calls=state.calls,
+            questions=state.questions,
+            unreturned=frozenset(self.open),
+            unanswered=frozenset(self.unanswered),
+            labels=self.labels,
+        )
+
+    def _places(self, call_id: str) -> list[int]:
+        places = (self.calls.get(call_id), self.returns.get(call_id), *self.questions.get(call_id, ()))
+        return sorted(place for place in places if place is not None)
+
+
+def _called(run: Run, call_id: str, position: int) -> None:
+    run.calls[call_id] = position
+    run.open.add(call_id)
+
+
+def _returned(run: Run, call_id: str, position: int) -> None:
+    run.returns[call_id] = position
+    run.open.discard(call_id)
+
+
+def _asked(run: Run, call_id: str, position: int) -> None:
+    run.questions[call_id] = (position,)
+    run.unanswered.add(call_id)
+
+
+def _answered(run: Run, call_id: str, position: int) -> None:
+    run.questions[call_id] += (position,)
+    run.unanswered.discard(call_id)
+
+
+ABOUT_A_CALL: dict[Any, Callable[[Run, str, int], None]] = {
+    ToolCalled: _called,
+    ToolReturned: _returned,
+    ConfirmationRequested: _asked,
+    ConfirmationResolved: _answered,
+    ConfirmationExpired: _answered,
+}
+
+
+# --- what is plain --------------------------------------------------------------------------------------------------
+
+
+def _call_id(replay: Replay, head: str, position: int) -> str:
+    """By the payload's first field, as our codec writes it; or, where that is not shown or not plain, by all of it."""
+    if head.startswith(_FIRST_FIELD) and (end := head.find('"', len(_FIRST_FIELD))) > 0:
+        call_id = head[len(_FIRST_FIELD) : end]
+        if "\\" not in call_id:
+            return call_id
+    return _readable(replay, position).event.call_id  # type: ignore[no-any-return]
+
+
+def _readable(replay: Replay, position: int) -> Recorded:
+    recorded = replay.recorded(position)
+    try:
+        recorded.event  # noqa: B018 - decodes it
+    except UnreadableEntry:
+        raise NotPlain from None
+    return recorded
+
+
+def _new_call(replay: Replay, run: Run, head: str, position: int) -> None:
+    """Nobody used its id before: no guard has anything to ask but how many calls are open."""
+    call_id = _call_id(replay, head, position)
+    if call_id in run.calls or call_id in run.questions or len(run.open) >= MAX_OPEN:
+        raise NotPlain
+    _called(run, call_id, position)
+
+
+def _return(replay: Replay, run: Run, head: str, position: int) -> None:
+    call_id = _call_id(replay, head, position)
+    if call_id not in run.open:
+        raise NotPlain
+    _returned(run, call_id, position)
+
+
+def _new_question(replay: Replay, run: Run, head: str, position: int) -> None:
+    call_id = _call_id(replay, head, position)
+    if call_id in run.calls or call_id in run.questions or len(run.unanswered) >= MAX_OPEN:
+        raise NotPlain
+    _asked(run, call_id, position)
+
+
+def _answer(replay: Replay, run: Run, head: str, position: int) -> None:
+    call_id = _call_id(replay, head, position)
+    if call_id not in run.unanswered:
+        raise NotPlain
+    _answered(run, call_id, position)
+
+
+def _lived(replay: Replay, _run: Run, _head: str, position: int) -> None:
+    _readable(replay, position)
+
+
+def _requeued(replay: Replay, run: Run, _head: str, position: int) -> None:
+    _readable(replay, position)
+    if run.unanswered:
+        raise NotPlain
+
+
+def _labelled(replay: Replay, run: Run, _head: str, position: int) -> None:
+    recorded = _readable(replay, position)
+    if labels := recorded.event.labels:
+        state: Any = run  # the guard asks it for its labels and for nothing else
+        try:
+            RUN.guards[recorded.kind](state, recorded)
+        except Refused:
+            raise NotPlain from None
+        run.labels = run.labels.union(labels)
+
+
+def _ended(_replay: Replay, run: Run, _head: str, _position: int) -> None:
+    run.forget()
+
+
+DECODED: dict[Any, Act] = {
+    RunQueued: _labelled,
+    RunDescribed: _labelled,
+    RunStarted: _lived,
+    RunResumed: _lived,
+    RunPaused: _lived,
+    RunRequeued: _requeued,
+}
+"""What is rare, and whose payload the machine's fold looks at: it is decoded, so that nothing unreadable passes."""
+ACTS: dict[Any, Act] = {
+    ToolCalled: _new_call,
+    ToolReturned: _return,
+    ConfirmationRequested: _new_question,
+    ConfirmationResolved: _answer,
+    ConfirmationExpired: _answer,
+    **DECODED,
+    **{kind: _ended for kind, phase in RUN.table[Phase.STARTED].items() if phase in RUN.final},
+}

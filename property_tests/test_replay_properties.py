@@ -1,0 +1,289 @@
+"""The quick replay refuses what the judge refuses, entry by entry and word by word, whatever was done to a log."""
+
+import hashlib
+from enum import StrEnum
+
+from attrs import evolve as changed
+from attrs import frozen
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from eventstore import RUN, EventStore, LogRecorded, Machine, MetaSet
+from eventstore.errors import Refused, UnreadableEntry
+from eventstore.log import Entry
+from eventstore.memory import MemoryLog
+from eventstore.replaying import HEAD, Ahead, Replay, replay
+from eventstore.sqlite import SQLiteLog
+from eventstore.testing import Rehearsal, histories
+
+
+class Door(StrEnum):
+    SHUT = "shut"
+    OPEN = "open"
+
+
+@frozen
+class Opened:
+    by: str
+
+
+@frozen
+class Shut:
+    by: str
+
+
+@frozen
+class DoorState:
+    phase: Door = Door.SHUT
+
+
+DOOR = Machine(
+    "door", DoorState(), {Door.SHUT: {Opened: Door.OPEN}, Door.OPEN: {Shut: Door.SHUT}}, lambda state, _recorded: state
+)
+"""Without guards and fence: its table alone says what may happen."""
+
+
+class Full(Refused):
+    def __str__(self) -> str:
+        return "full"
+
+
+@frozen
+class Filled:
+    amount: int
+
+
+@frozen
+class JugState:
+    phase: Door = Door.OPEN
+    holds: int = 0
+
+
+def overflows(state, recorded):
+    if state.holds + recorded.event.amount > 5:
+        raise Full
+
+
+JUG = Machine(
+    "jug",
+    JugState(),
+    {Door.OPEN: {Filled: Door.OPEN}, Door.SHUT: {}},
+    lambda state, recorded: changed(state, holds=state.holds + recorded.event.amount),
+    guards={Filled: overflows},
+)
+"""With a guard that looks at data of its own."""
+MACHINES = (RUN, DOOR, JUG)
+FILLS = {Filled: lambda _state: st.builds(Filled, st.integers(0, 3))}
+
+
+@frozen
+class Line:
+    """An entry before it has a place."""
+
+    stream: str
+    type: str
+    attempt: int | None
+    data: str
+
+
+def lines(machine, stream, events):
+    rehearsal = Rehearsal(machine, *events)
+    return [Line(stream, item.entry.type, item.entry.attempt, item.entry.data) for item in rehearsal.history]
+
+
+NOTED = st.lists(
+    st.sampled_from([Line("s", "LogRecorded", None, '{"source":"a","kind":"b"}'),
+                     Line("s", "MetaSet", None, '{"name":"n"}')]), max_size=4,
+)  # fmt: skip
+
+
+@st.composite
+def streams(draw):
+    """A few streams of all machines, each legal, interleaved anyhow."""
+    pending = []
+    for number in range(draw(st.integers(1, 4))):
+        machine = draw(st.sampled_from([RUN, RUN, RUN, DOOR, JUG, None]))
+        name = f"s-{number}"
+        if machine is None:
+            pending.append([changed(line, stream=name) for line in draw(NOTED)])
+        else:
+            events = draw(histories(machine, events=FILLS if machine is JUG else None, max_size=14))
+            pending.append(lines(machine, name, events))
+    merged = []
+    while pending := [line for line in pending if line]:
+        merged.append(draw(st.sampled_from(pending)).pop(0))
+    return merged
+
+
+ODD = st.sampled_from(
+    ["ToolReturned", "ToolCalled", "RunStarted", "RunResumed", "RunQueued", "RunDescribed", "RunCompleted", "Opened",
+     "Shut", "Filled", "LogRecorded", "MetaSet", "NeverHeardOf", "ConfirmationResolved", "RunRequeued"]
+)  # fmt: skip
+PAYLOADS = st.sampled_from(
+    ['{"call_id":"c0"}', '{"call_id":"c1","output":2}', '{ "call_id": "c0" }', '{"call_id":"c\\u0030"}', "{}",
+     '{"call_id":"c0","tool":"t"}', '{"tool":"t","call_id":"c1"}', '{"worker":"w"}', '{"workflow":"w"}', '{"amount":4}',
+     '{"call_id":"c0","decision":"approved"}', '{"call_id":"c0","decision":"denied"}', '{"labels":{"a":"b"}}']
+)  # fmt: skip
+
+
+@st.composite
+def tampered(draw):
+    """The same, after somebody took out, doubled, moved and altered what he liked."""
+    log = draw(streams())
+    for _ in range(draw(st.integers(0, 4))):
+        if not log:
+            break
+        place = draw(st.integers(0, len(log) - 1))
+        line = log[place]
+        match draw(st.sampled_from(["take out", "double", "move", "type", "attempt", "payload", "stream"])):
+            case "take out":
+                del log[place]
+            case "double":
+                log.insert(draw(st.integers(0, len(log))), line)
+            case "move":
+                log.insert(draw(st.integers(0, len(log) - 1)), log.pop(place))
+            case "type":
+                log[place] = changed(line, type=draw(ODD))
+            case "attempt":
+                log[place] = changed(line, attempt=draw(st.none() | st.integers(0, 3)))
+            case "payload":
+                log[place] = changed(line, data=draw(PAYLOADS))
+            case "stream":
+                log[place] = changed(line, stream=draw(st.sampled_from(["s-0", "s-1", "s-9"])))
+    return log
+
+
+CALLS = {
+    "ToolCalled": ['{"call_id":"c%d","tool":"t"}', '{"call_id":"c%d","tool":"t","input":1}'],
+    "ToolReturned": ['{"call_id":"c%d"}', '{ "call_id":"c%d"}'],
+    "ConfirmationRequested": ['{"call_id":"c%d","tool":"t"}', '{"call_id":"c%d","tool":"t","input":1}'],
+    "ConfirmationResolved": ['{"call_id":"c%d","decision":"approved"}', '{"call_id":"c%d","decision":"denied"}',
+                             '{"call_id":"c%d","decision":"approved","input":1}'],
+    "ConfirmationExpired": ['{"call_id":"c%d"}'],
+}  # fmt: skip
+LIVED = {
+    "RunPaused": '{"waiting_for":"person"}', "RunResumed": '{"worker":"w"}', "RunRequeued": "{}",
+    "RunStarted": '{"worker":"w"}', "RunCompleted": "{}", "MessageRecorded": '{"role":"user"}',
+    "RunDescribed": '{"labels":{"a":"b","c":"d"}}',
+}  # fmt: skip
+OTHER_LABELS = '{"labels":{' + ",".join(f'"l{number}":""' for number in range(99)) + "}}"
+
+
+@st.composite
+def crowded(draw):
+    """One run in which two call ids meet in every way, allowed or not, over two attempts."""
+    log = [Line("s-0", "RunQueued", None, '{"workflow":"w"}'), Line("s-0", "RunStarted", 1, '{"worker":"w"}')]
+    attempt = 1
+    for _ in range(draw(st.integers(1, 16))):
+        kind = draw(st.sampled_from([*CALLS, *CALLS, *CALLS, *LIVED]))
+        data = draw(st.sampled_from(CALLS[kind])) % draw(st.integers(0, 1)) if kind in CALLS else LIVED[kind]
+        attempt += kind in {"RunResumed", "RunStarted"}
+        outside = kind in {"RunDescribed", "ConfirmationResolved", "ConfirmationExpired"}
+        odd = draw(st.integers(0, 15)) == 0
+        if kind == "RunDescribed" and draw(st.booleans()):
+            data = OTHER_LABELS
+        log.append(Line("s-0", kind, None if outside is not odd else attempt, data))
+    return log
+
+
+LOGS = st.one_of(tampered(), crowded())
+
+
+def written(log, found):
+    versions = {}
+    entries = []
+    for position, line in enumerate(found, start=1):
+        version = versions[line.stream] = versions.get(line.stream, 0) + 1
+        digest = hashlib.sha256(b"%d" % position).digest()
+        entries.append(Entry(position, line.stream, version, line.type, position, None, line.attempt, None, digest,
+                             None, line.data))  # fmt: skip
+    if entries:
+        log.write(lambda transaction: transaction.insert(entries))
+    return EventStore(log, MACHINES)
+
+
+def judged(store):
+    """What the judge says of each entry, with all of the state and all of the payload before it."""
+    gate, views, refused = store.gate, {}, []
+    for recorded in store.read_all():
+        view = views.get(recorded.stream) or gate.start(None)
+        try:
+            after = gate.admit(view, recorded)
+            gate.refence(view, recorded)
+        except (Refused, UnreadableEntry) as error:
+            stands = gate.fixed(view, recorded.kind).state  # where nothing stood yet: what its machine begins with
+            refused.append((recorded.position, str(stands.phase), recorded.type, str(error)))
+            after = changed(view, version=recorded.version)
+        views[recorded.stream] = after
+    return refused
+
+
+def replayed(store, *, stretch, decoded):
+    codec, quick, refused = store.gate.codec, Replay(store.gate, decoded), []
+    with store.reading() as reading:
+        for after in range(0, reading.head().position, stretch):
+            glance = reading.glance(after=after, limit=stretch, peek=quick.peek, length=HEAD)
+            known = Ahead.of(reading, codec, glance, quick.wanted)
+            refused += quick.refused(reading, glance, known)
+    return [(item.position, item.phase, item.event, item.reason) for item in refused]
+
+
+@given(LOGS, st.integers(1, 40), st.sampled_from([1, 2, 4, 10_000]))
+def test_what_decodes_every_payload_refuses_what_the_judge_refuses(found, stretch, remembered):
+    store = written(MemoryLog(), found)
+    kept, replay.REMEMBERED_STREAMS = replay.REMEMBERED_STREAMS, remembered
+    try:
+        refused = replayed(store, stretch=stretch, decoded=store.gate.codec.names)
+    finally:
+        replay.REMEMBERED_STREAMS = kept
+
+    expected = judged(store)
+    event(f"{min(len(expected), 3)} refused")
+    assert refused == expected
+
+
+def readable(store):
+    for recorded in store.read_all():
+        try:
+            recorded.event  # noqa: B018
+        except UnreadableEntry:
+            return False
+    return True
+
+
+@given(LOGS, st.integers(1, 40))
+def test_where_all_payloads_are_readable_a_glance_at_them_is_as_good(found, stretch):
+    store = written(MemoryLog(), found)
+    if not readable(store):
+        event("unreadable")
+        return
+
+    expected = judged(store)
+    event(f"{min(len(expected), 3)} refused")
+    assert replayed(store, stretch=stretch, decoded=()) == expected
+
+
+@given(LOGS)
+def test_sqlite_shows_the_same_glances(tmp_path_factory, found):
+    log = SQLiteLog(tmp_path_factory.mktemp("glance") / "agent.db", synchronous="NORMAL")
+    store, other = written(log, found), written(MemoryLog(), found)
+
+    assert replayed(store, stretch=7, decoded=()) == replayed(other, stretch=7, decoded=())
+    log.close()
+
+
+def test_labels_are_counted_over_all_that_describes_a_run():
+    described = [Line("s-0", "RunDescribed", None, data) for data in (LIVED["RunDescribed"], OTHER_LABELS)]
+    queued = Line("s-0", "RunQueued", None, '{"workflow":"w"}')
+    store = written(MemoryLog(), [queued, *described])
+
+    assert replayed(store, stretch=9, decoded=()) == judged(store)
+    assert [position for position, *_ in judged(store)] == [3]
+
+
+def test_notes_are_read_by_their_own_rules():
+    """A pair of the kinds that belong to no run, so that the drawing above is not all there is of them."""
+    store = EventStore(MemoryLog(), MACHINES)
+    store.append("n", LogRecorded("a", "b"), MetaSet("x"), LogRecorded("a", "b"))
+
+    assert replayed(store, stretch=2, decoded=()) == judged(store) == []
