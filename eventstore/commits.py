@@ -12,6 +12,7 @@ waiter takes along what stands behind it, 1.7 callers share a commit on average.
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,8 @@ class Deferred:
     def __init__(self) -> None:
         self._items: dict[Fold, tuple[Head, list[Any]]] = {}
         self._parts = 0
+        self._name: object = None
+        """What the log was to be named when something was added last."""
         self.added = 0
         """How often something was."""
 
@@ -43,6 +46,7 @@ class Deferred:
         kept = self._items.setdefault(fold, (before, []))[1]
         kept.extend(items)
         self.added += 1
+        self._name = transaction.after
         if len(kept) > _MANY and not self._parts:  # an import: memory stays bounded
             self.run(transaction)
 
@@ -64,12 +68,16 @@ class Deferred:
 
     def run(self, transaction: Any) -> None:
         """Do it."""
-        if len(self._items) > 1:
-            # Several stores write here: what one of them knows of its tables, another may be about to change.
+        # Others write here too where several stores deferred something, or one that keeps no tables wrote behind them.
+        # What a store knows of its tables is then not the whole of it, before its fold as after it.
+        others = len(self._items) > 1 or (self._items and self._name is not transaction.after)
+        if others:
             transaction.before, transaction.after = object(), object()
         while self._items:
             fold = next(iter(self._items))
             fold(transaction, *self._items.pop(fold))
+        if others:
+            transaction.after = object()
 
 
 class Commits:
@@ -106,28 +114,29 @@ class Commits:
         """
         self.refuse_inside()
         member = Member(job)
-        alone = False
+        alone = queued = False  # said before they are so: an interrupt may come anywhere
         try:
             with self._lock:
                 if alone := not (self._busy or self._queue or self._turns):
                     self._begin()
                 else:
-                    self._enqueue(member)
+                    self._open_queue()
+                    queued = True
+                    self._queue.append(member)
             if alone:
                 self._commit((member,))
-                return member.outcome()
-        finally:
-            if alone:
-                self._end()
-        try:
-            member.lock.acquire()
+            else:
+                member.lock.acquire()
         except BaseException as interrupt:
-            if not self.withdraw(member):
+            if queued and not self.withdraw(member):
                 if not member.settled:
                     member.lock.acquire()
                 told = "it was committed" if member.error is None else f"it was not: {member.error}"
                 interrupt.add_note(f"an append was under way; {told}")
             raise
+        finally:
+            if alone:
+                self._end()
         return member.outcome()
 
     def submit(self, members: Sequence[Member]) -> None:
@@ -137,7 +146,8 @@ class Commits:
             StoreClosed: after `close`.
         """
         with self._lock:
-            self._enqueue(*members)
+            self._open_queue()
+            self._queue.extend(members)
 
     def withdraw(self, member: Member) -> bool:
         """Take a job out of the queue; False if it has been begun, and what becomes of it must be waited for."""
@@ -191,10 +201,10 @@ class Commits:
     def _begin(self) -> None:
         if self._closed:
             raise StoreClosed
-        self._busy = True
-        self._working = _thread.get_ident()
+        me = _thread.get_ident()
+        self._working, self._busy = me, True  # with no call between them, so that no interrupt parts them
 
-    def _enqueue(self, *members: Member) -> None:
+    def _open_queue(self) -> None:
         if self._closed:
             raise StoreClosed
         if self._thread is None:
@@ -203,12 +213,12 @@ class Commits:
             self._thread = thread
         elif not self._busy:
             self._changed.notify_all()
-        self._queue.extend(members)
 
     def _end(self, *, turn_next: bool = True) -> None:
-        self._working = None
+        me = _thread.get_ident()
         with self._lock:
-            self._busy = False
+            if self._working == me:  # else it was refused before it began, and somebody else may be at work
+                self._working, self._busy = None, False
             self._turn_next = turn_next and self._turns > 0
             if self._queue or self._turns or self._closed:
                 self._changed.notify_all()
@@ -247,4 +257,7 @@ def _tell(batch: Sequence[Member]) -> None:
         else:
             told.setdefault(member.done, []).append(member)
     for done, members in told.items():
-        done(members)
+        try:
+            done(members)
+        except Exception:  # noqa: BLE001 - theirs, and it costs nobody else his answer, nor the queue its thread
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))

@@ -355,9 +355,9 @@ class SQLiteLog:
         self, connection: Connection, members: Sequence[Member], *, apart: bool
     ) -> tuple[SQLiteTransaction, list[Entry | None]]:
         """The members' jobs, run and not yet committed, and the last entry that each wrote."""
-        self._begin(connection)
         before = object()
         try:
+            self._begin(connection)  # in here: an interrupt that came while it waited for the lock is raised behind it
             before = self._taken(connection)
             transaction = SQLiteTransaction(connection, self._genesis, self._bases, before)
             lasts = perform(transaction, members, apart=apart)
@@ -386,6 +386,8 @@ class SQLiteLog:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         try:
+            if connection.in_transaction:  # an interrupt came before it could be undone
+                connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if is_locked(error):

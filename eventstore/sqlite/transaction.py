@@ -161,7 +161,6 @@ class SQLiteTransaction:
         if entries[-1].position >= _FULL:
             reason = "no place is left behind it, so somebody forged it"
             raise UnreadableEntry(entries[0].position - 1, "a stream", "an entry", reason)
-        self.last = entries[-1]
         self.executemany(
             f"INSERT INTO events({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             # A generator, so that an entry stands before the next one looks for it as its base.
@@ -171,6 +170,7 @@ class SQLiteTransaction:
                 for e in entries
             ),
         )  # fmt: skip
+        self.last = entries[-1]  # not before they stand: the witness is told of it
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -1,0 +1,169 @@
+"""What goes wrong around a shared commit: interrupts at odd points, strangers on the log, rows that are refused."""
+
+import contextlib
+import threading
+import time
+from collections import deque
+
+import pytest
+
+import projections
+from eventstore.errors import StoreClosed
+from eventstore.notes import MetaSet
+from eventstore.sqlite import SQLiteLog, sqlite3
+from eventstore.store import EventStore
+from eventstore.workflow import RUN, RunQueued
+from tests.test_commits import Held, Outcomes, append, read, submit
+
+PATIENCE = 20.0
+
+
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
+
+
+def read_again(log):
+    log.close()
+    with contextlib.closing(SQLiteLog(log.url)) as again:
+        return read(EventStore(again, (RUN,)))
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = SQLiteLog(tmp_path / "agent.db", busy_timeout=0.1)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def store(log):
+    return EventStore(log, (RUN,))
+
+
+class Interrupts:
+    """A connection behind whose statement an interrupt is raised, as one that came while it waited for a lock."""
+
+    def __init__(self, connection, sql):
+        self._connection, self._sql = connection, sql
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, sql, *arguments):
+        answer = self._connection.execute(sql, *arguments)
+        if sql == self._sql:
+            self._sql = None
+            raise KeyboardInterrupt
+        return answer
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "PRAGMA data_version", "ROLLBACK", "COMMIT"])
+def test_an_interrupt_leaves_no_transaction_open_behind_it(log, store, tmp_path, statement):
+    def fails(_transaction):
+        raise LookupError
+
+    log._connection = Interrupts(log._connection, statement)
+    with pytest.raises(KeyboardInterrupt):
+        log.write(fails if statement == "ROLLBACK" else append(store, "notes", MetaSet("n", 1)))
+
+    with contextlib.closing(SQLiteLog(tmp_path / "agent.db", busy_timeout=0.1)) as other:
+        EventStore(other, (RUN,)).append("theirs", MetaSet("n", 2))
+    store.append("ours", MetaSet("n", 3))
+    assert read(store)[-2:] == ["theirs", "ours"]
+
+
+def test_an_interrupt_between_queueing_up_and_waiting_takes_the_append_back(log, store, monkeypatch):
+    class Interrupted(deque):
+        def append(self, member):
+            super().append(member)
+            raise KeyboardInterrupt
+
+    with Held(log):
+        monkeypatch.setattr(log._commits, "_queue", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            log.write(append(store, "notes", MetaSet("n", 1)), shared=True)
+
+    assert read_again(log) == []
+
+
+def test_a_row_that_is_refused_is_not_what_the_witness_saw(log, store):
+    store.append("notes", MetaSet("n", 0))
+    with log.reading() as view:
+        (stands,) = view.read("notes", after=0, limit=1)
+    outcomes = Outcomes()
+    with Held(log):
+        submit(log, append(store, "notes", MetaSet("n", 1)), outcomes)
+        submit(log, lambda transaction: transaction.insert([stands._replace(position=9, hash=b"x" * 32)]), outcomes)
+    outcomes.wait(2)
+    assert [type(m.error) for m in outcomes.told[0]] == [type(None), sqlite3.IntegrityError]
+
+    assert read_again(log) == ["notes", "notes"]
+
+
+def test_what_a_stranger_to_the_tables_wrote_in_the_same_commit_is_folded(tmp_path):
+    log = SQLiteLog(tmp_path / "agent.db")
+    with projections.connect(log) as runs:
+        bare = EventStore(log, (RUN,))
+        outcomes = Outcomes()
+        with Held(log):
+            submit(log, append(runs.store, "run-1", RunQueued("w")), outcomes)
+            submit(log, append(bare, "run-2", RunQueued("w")), outcomes)
+        outcomes.wait(2)
+        runs.submit("w", run_id="run-3")
+
+        assert runs.workflow_runs.count() == 3
+        assert runs.verify().ok
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_listens_for_outcomes_and_raises_costs_nobody_else_an_answer(log, store):
+    def raises(_members):
+        raise LookupError
+
+    outcomes = Outcomes()
+    with Held(log):
+        submit(log, append(store, "one", MetaSet("n", 1)), raises)
+        submit(log, append(store, "two", MetaSet("n", 1)), outcomes)
+    outcomes.wait(1)
+    submit(log, append(store, "three", MetaSet("n", 1)), outcomes)
+    outcomes.wait(1)
+    assert sorted(read(store)) == ["one", "three", "two"]
+
+
+def test_work_that_finds_the_store_closing_ends_nobody_elses(log, store, monkeypatch):
+    """It waited to be alone; the queue's thread, which goes on to the end, must not be taken for done."""
+    commits, end = log._commits, log._commits._end
+    begun, told = threading.Event(), threading.Event()
+
+    def slow(_transaction):
+        begun.set()
+        told.wait(PATIENCE)
+
+    def ends(**options):
+        if threading.current_thread() is refused:
+            begun.wait(PATIENCE)
+        end(**options)
+
+    def alone():
+        with pytest.raises(StoreClosed), commits.turn():
+            pytest.fail("it was closed")
+
+    monkeypatch.setattr(commits, "_end", ends)
+    refused = threading.Thread(target=alone)
+    outcomes = Outcomes()
+    with Held(log):
+        submit(log, slow, outcomes)
+        refused.start()
+        until(lambda: commits._turns)
+        closing = threading.Thread(target=log.close)
+        closing.start()
+        until(lambda: commits._closed)
+    refused.join(PATIENCE)
+    begun.wait(PATIENCE)
+
+    assert commits._busy
+    told.set()
+    outcomes.wait(1)
+    closing.join(PATIENCE)
+    assert outcomes.told[0][0].error is None
