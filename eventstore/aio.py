@@ -52,6 +52,8 @@ class Loop:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="runfold")
         self._waiting: dict[Member, asyncio.Future[None]] = {}
         self._gathered: list[Member] = []
+        self.closed = False
+        """Whether `close` was called."""
 
     async def commit(self, job: Callable[[Any], T]) -> tuple[T, bool]:
         """What the job returned, once that is durable, and whether the task was cancelled meanwhile.
@@ -59,7 +61,9 @@ class Loop:
         Raises:
             asyncio.CancelledError: before the job was begun; it never will be.
             StoreClosed, ForkedStore, CannotOpen: nothing may be written here.
+            RuntimeError: the running event loop is another one.
         """
+        self._refuse_another_loop()
         future: asyncio.Future[None] = self._loop.create_future()
         member = Member(job, self._settled)
         self._waiting[member] = future
@@ -110,7 +114,15 @@ class Loop:
                 future.set_result(None)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks in a thread. Cancelled before it began, it never does; later, its end is waited for."""
+        """Call what blocks in a thread. Cancelled before it began, it never does; later, its end is waited for.
+
+        Raises:
+            StoreClosed: after `close`.
+            RuntimeError: the running event loop is another one.
+        """
+        self._refuse_another_loop()
+        if self.closed:
+            raise StoreClosed
         called = self._pool.submit(function, *args, **kwargs)
         future = asyncio.wrap_future(called)
         cancelled: asyncio.CancelledError | None = None
@@ -121,14 +133,21 @@ class Loop:
                 if called.cancel():
                     raise
                 cancelled = error
-            except BaseException:  # noqa: BLE001, S110 - what the function raised is raised below
-                pass
+            except BaseException:
+                if not future.done():  # the coroutine is thrown away
+                    raise
+                # else it is what the function raised, and is raised below
         if cancelled is not None:
             raise cancelled from future.exception()
         return future.result()
 
+    def _refuse_another_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("these handles belong to another event loop; connect once in each")
+
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads go; the second time it does nothing."""
+        self.closed = True
         self._pool.shutdown(wait=False)
 
 

@@ -375,5 +375,5 @@ class Stream(Generic[S]):
 
     def _hold(self, recorded: tuple[Recorded, ...]) -> None:
         attempts = [item.attempt for item in recorded if item.attempt is not None]
-        if attempts:
-            self.attempt = attempts[-1]
+        if attempts:  # another thread of this handle may have been faster, and have begun the next one
+            self.attempt = max(attempts[-1], self.attempt or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -60,7 +61,9 @@ class AsyncRuns:
         await self.close()
 
     async def close(self) -> None:
-        """Wait for what is queued, then release files and locks."""
+        """Wait for what is queued, then release files and locks; the second time it does nothing."""
+        if self._loop.closed:
+            return
         await self._loop.run(self.runs.close)
         self._loop.close()
 
@@ -86,7 +89,7 @@ class AsyncRuns:
         channel = self.runs._channel  # noqa: SLF001 - the same face, woken another way
 
         def wake() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed, and nobody listens
                 loop.call_soon_threadsafe(woken.set)
 
         with channel.listen(run_id, kept, wake) as listener:

@@ -108,10 +108,16 @@ class Channel:
                 listener._hear(delta)  # noqa: SLF001 - one room
 
     def listen(self, run_id: str | None, kept: int, woken: Callable[[], None] | None = None) -> Listener:
-        """Another listener; `woken` is called, in the speaker's thread, whenever there is something new."""
+        """Another listener; `woken` is called, in the speaker's thread, whenever there is something new.
+
+        After `close` it hears nothing, and is closed already.
+        """
         listener = Listener(self, run_id, kept, woken)
         with self._lock:
             self._listeners = (*self._listeners, listener)
+            closed = self._closed
+        if closed:
+            listener.close()
         return listener
 
     def leave(self, listener: Listener) -> None:
@@ -120,6 +126,8 @@ class Channel:
             self._listeners = tuple(other for other in self._listeners if other is not listener)
 
     def close(self) -> None:
-        """End every listener."""
+        """End every listener, and each that comes later at once."""
+        with self._lock:
+            self._closed = True
         for listener in self._listeners:
             listener.close()

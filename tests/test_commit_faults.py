@@ -12,7 +12,7 @@ from eventstore.errors import StoreClosed
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
-from eventstore.workflow import RUN, RunQueued
+from eventstore.workflow import RUN, RunPaused, RunQueued, RunResumed, RunStarted, UsageRecorded
 from tests.test_commits import Held, Outcomes, append, read, submit
 
 PATIENCE = 20.0
@@ -167,3 +167,15 @@ def test_work_that_finds_the_store_closing_ends_nobody_elses(log, store, monkeyp
     outcomes.wait(1)
     closing.join(PATIENCE)
     assert outcomes.told[0][0].error is None
+
+
+def test_an_answer_that_comes_late_takes_no_later_attempt_from_its_handle(log, store):
+    stream = store.stream("run-1")
+    stream.append(RunQueued("w"), RunStarted("a"))
+    late = log.write(stream.job(UsageRecorded()))
+    stream.append(RunPaused("worker"), RunResumed("a"))
+
+    stream.took(late)
+
+    assert stream.attempt == 2
+    stream.append(UsageRecorded())
