@@ -41,7 +41,7 @@ class App:
     """What a program brings along: machines, projections and upcasters of its own, and what it keeps out of its log.
 
     `redactor(event type, fields) -> fields` sees each payload before it is written. It must be pure; see
-    `docs/how-to/redact.md`. The command uses it too where `--app module:NAME` names this.
+    `docs/how-to/keep-secrets-out.md`. The command uses it too where `--app module:NAME` names this.
     """
 
     machines: Sequence[Machine[Any]] = field(default=(), converter=tuple)

@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 
 import projections
+from eventstore import commits
 from eventstore.errors import StoreClosed
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
@@ -131,12 +132,17 @@ def test_what_listens_for_outcomes_and_raises_costs_nobody_else_an_answer(log, s
     assert sorted(read(store)) == ["one", "three", "two"]
 
 
-def test_work_that_finds_the_store_closing_ends_nobody_elses(log, store, monkeypatch):
+def test_work_that_finds_the_store_closing_ends_nobody_elses(log, monkeypatch):
     """It waited to be alone; the queue's thread, which goes on to the end, must not be taken for done."""
-    commits, end = log._commits, log._commits._end
-    begun, told = threading.Event(), threading.Event()
+    monkeypatch.setattr(commits, "_LINGER", 0.01)
+    sharing, end = log._commits, log._commits._end
+    held, go_on, begun, told = (threading.Event() for _ in range(4))
 
-    def slow(_transaction):
+    def first(_transaction):
+        held.set()
+        go_on.wait(PATIENCE)
+
+    def queued(_transaction):
         begun.set()
         told.wait(PATIENCE)
 
@@ -146,26 +152,30 @@ def test_work_that_finds_the_store_closing_ends_nobody_elses(log, store, monkeyp
         end(**options)
 
     def alone():
-        with pytest.raises(StoreClosed), commits.turn():
+        with pytest.raises(StoreClosed), sharing.turn():
             pytest.fail("it was closed")
 
-    monkeypatch.setattr(commits, "_end", ends)
-    refused = threading.Thread(target=alone)
+    monkeypatch.setattr(sharing, "_end", ends)
+    threads = [
+        threading.Thread(target=log.write, args=(first,), kwargs={"shared": True}),
+        refused := threading.Thread(target=alone),
+        threading.Thread(target=log.close),
+    ]
     outcomes = Outcomes()
-    with Held(log):
-        submit(log, slow, outcomes)
-        refused.start()
-        until(lambda: commits._turns)
-        closing = threading.Thread(target=log.close)
-        closing.start()
-        until(lambda: commits._closed)
+    for thread, ready in zip(threads, (held.is_set, lambda: sharing._turns, lambda: sharing._closed), strict=True):
+        thread.start()
+        until(ready)
+        if thread is threads[0]:
+            submit(log, queued, outcomes)
+    go_on.set()
     refused.join(PATIENCE)
-    begun.wait(PATIENCE)
 
-    assert commits._busy
+    assert begun.is_set()
+    assert sharing._busy
     told.set()
     outcomes.wait(1)
-    closing.join(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
     assert outcomes.told[0][0].error is None
 
 
