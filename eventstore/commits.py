@@ -36,8 +36,6 @@ class Deferred:
     def __init__(self) -> None:
         self._items: dict[Fold, tuple[Head, list[Any]]] = {}
         self._parts = 0
-        self._name: object = None
-        """What the log was to be named when something was added last."""
         self.added = 0
         """How often something was."""
 
@@ -46,7 +44,6 @@ class Deferred:
         kept = self._items.setdefault(fold, (before, []))[1]
         kept.extend(items)
         self.added += 1
-        self._name = transaction.after
         if len(kept) > _MANY and not self._parts:  # an import: memory stays bounded
             self.run(transaction)
 
@@ -68,16 +65,9 @@ class Deferred:
 
     def run(self, transaction: Any) -> None:
         """Do it."""
-        # Others write here too where several stores deferred something, or one that keeps no tables wrote behind them.
-        # What a store knows of its tables is then not the whole of it, before its fold as after it.
-        others = len(self._items) > 1 or (self._items and self._name is not transaction.after)
-        if others:
-            transaction.before, transaction.after = object(), object()
         while self._items:
             fold = next(iter(self._items))
             fold(transaction, *self._items.pop(fold))
-        if others:
-            transaction.after = object()
 
 
 class Commits:

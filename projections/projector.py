@@ -57,9 +57,11 @@ class Standing:
     """Why it cannot answer, if so."""
 
 
-Abreast = tuple[object, tuple[Projection[Any], ...]]
-"""Which projections stand at the head of a log that bears this name (see `log.Writing`) and can be carried on."""
-_NOBODY: Abreast = (object(), ())
+Abreast = tuple[object, int, tuple[Projection[Any], ...]]
+"""Which projections stood at this position when the log got this name (see `log.Writing`), and can be carried on.
+
+The position need not be the head: in a shared commit another store may write before or behind what was folded."""
+_NOBODY: Abreast = (object(), 0, ())
 
 CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
 
@@ -190,9 +192,9 @@ class Projector:
 
     def inline(self, transaction: Writing, before: Head, recorded: Sequence[Recorded]) -> None:
         """Fold what was just appended, and a small gap before it, in the transaction that appends it."""
-        name, abreast = self._abreast
+        name, position, abreast = self._abreast
         dense = recorded[-1].position - before.position == len(recorded)  # else another store's gate wrote here too
-        if dense and (name is transaction.before or name is transaction.after):
+        if dense and position == before.position and (name is transaction.before or name is transaction.after):
             moved = self._follow(transaction, abreast, before, recorded)
         else:
             moved = self._look_and_fold(transaction, before, recorded, dense=dense)
@@ -201,7 +203,7 @@ class Projector:
         last = recorded[-1].position
         abreast = tuple(self.projections[cursor.name] for cursor in moved if cursor.position == last)
         # Should the job fail yet, nothing is ever named by this.
-        self._abreast = (transaction.after, abreast)
+        self._abreast = (transaction.after, last, abreast)
 
     def _follow(
         self, transaction: Writing, abreast: Sequence[Projection[Any]], before: Head, recorded: Sequence[Recorded]

@@ -10,6 +10,7 @@ import pytest
 import projections
 from eventstore import commits
 from eventstore.errors import StoreClosed
+from eventstore.log import Member
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
@@ -102,18 +103,20 @@ def test_a_row_that_is_refused_is_not_what_the_witness_saw(log, store):
     assert read_again(log) == ["notes", "notes"]
 
 
-def test_what_a_stranger_to_the_tables_wrote_in_the_same_commit_is_folded(tmp_path):
+@pytest.mark.parametrize("order", ["before", "behind", "around"])
+def test_what_a_stranger_to_the_tables_wrote_in_the_same_commit_is_folded(tmp_path, order):
     log = SQLiteLog(tmp_path / "agent.db")
     with projections.connect(log) as runs:
         bare = EventStore(log, (RUN,))
+        stores = {"before": (bare, runs.store), "behind": (runs.store, bare), "around": (bare, runs.store, bare)}[order]
+        runs.submit("w", run_id="first")
         outcomes = Outcomes()
-        with Held(log):
-            submit(log, append(runs.store, "run-1", RunQueued("w")), outcomes)
-            submit(log, append(bare, "run-2", RunQueued("w")), outcomes)
-        outcomes.wait(2)
-        runs.submit("w", run_id="run-3")
+        jobs = [append(store, f"run-{number}", RunQueued("w")) for number, store in enumerate(stores)]
+        log.submit([Member(job, outcomes) for job in jobs])  # nobody commits between: what was known is known still
+        outcomes.wait(len(stores))
+        runs.submit("w", run_id="last")
 
-        assert runs.workflow_runs.count() == 3
+        assert runs.workflow_runs.count() == len(stores) + 2
         assert runs.verify().ok
 
 
