@@ -34,7 +34,8 @@ class Committed(asyncio.CancelledError):
     """The task was cancelled while its append was being committed; the append stands.
 
     Any other `CancelledError` that leaves an append says that nothing was written, unless an `OutcomeUnknown` is its
-    cause.
+    cause. `asyncio.wait_for` tells it as the cause of its `TimeoutError`; `asyncio.timeout` may let it pass as it is
+    (Python 3.11 does), so catch both there.
     """
 
     def __init__(self, recorded: tuple[Recorded, ...]) -> None:
