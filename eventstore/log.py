@@ -8,7 +8,7 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -146,14 +146,13 @@ class Reading(Protocol):
     def at(self, positions: Sequence[int]) -> Sequence[Entry]:
         """The entries at these positions, ascending; at least one if there is one: what is missing, ask for again."""
 
-    def glance(self, *, after: int, limit: int, peek: Sequence[str], length: int, stream: str | None = None) -> Glance:
+    def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
         """Entries without payloads, at the price of a scan: for whoever judges very many.
 
         Args:
             after: a position; the entries of the `limit` positions that follow it. Of a stream, a version likewise.
             limit: how many positions or versions.
-            peek: the stored types whose payloads begin in `heads`.
-            length: of these beginnings, in characters.
+            peek: by stored type, how many characters of the payload are shown; none of other types.
             stream: only its entries.
         """
 

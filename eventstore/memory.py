@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -71,7 +71,7 @@ class MemoryTransaction:
         found = (self.root.entries.get(position) for position in sorted(set(positions)))
         return _page(entry for entry in found if entry is not None)
 
-    def glance(self, *, after: int, limit: int, peek: Sequence[str], length: int, stream: str | None = None) -> Glance:
+    def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
         """See `log.Reading`."""
         last = after + limit
         if stream is None:
@@ -86,7 +86,7 @@ class MemoryTransaction:
             [str(entry.version) for entry in entries],
             [entry.type for entry in entries],
             ["" if entry.attempt is None else str(entry.attempt) for entry in entries],
-            [entry.data[:length] if entry.type in peek else "" for entry in entries],
+            [entry.data[: peek.get(entry.type, 0)] for entry in entries],
         )
 
     def keyed(self, stream: str, key: str) -> Entry | None:

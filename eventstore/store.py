@@ -21,6 +21,7 @@ from eventstore.limits import PAGE, check_name, check_range
 from eventstore.log import Cursor, Entry, Log, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.payloads import Json
+from eventstore.replaying import Opening
 
 if TYPE_CHECKING:
     import threading
@@ -56,6 +57,7 @@ class EventStore:
     ) -> None:
         self.log = log
         self.gate = Gate(machines, upcasters, clock, redactor)
+        self.opening = Opening(self.gate)
 
     def __enter__(self) -> Self:
         return self
@@ -252,7 +254,8 @@ class Stream(Generic[S]):
     def refresh(self) -> Self:
         """Fold what others appended since."""
         with self.store.reading() as reading:
-            self._view = self.store.gate.fold(reading, self.name, self._view)
+            fold = self.store.gate.fold if self._view.version else self.store.opening.fold
+            self._view = fold(reading, self.name, self._view)
         self._seen = True
         return self
 

@@ -372,7 +372,8 @@ class Question:
 class RunState:
     """What the machine keeps of a run: enough to judge the next event, and no payloads.
 
-    The maps are persistent ones, so that a fold of many calls stays pure without copying them at each event.
+    The maps are persistent ones, so that a fold of many calls stays pure without copying them at each event. Those of a
+    long history that was opened anew are a `replaying.History`, which makes a call when it is asked for it.
     """
 
     phase: Phase = Phase.NEW

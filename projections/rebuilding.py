@@ -20,7 +20,7 @@ from attrs import field, frozen
 
 from eventstore.errors import InvalidArgument, ProjectionHalted, RebuildSuperseded, ReplayRefused
 from eventstore.log import Glance, Reading, Writing
-from eventstore.replaying import HEAD, Ahead, Replay
+from eventstore.replaying import Ahead, Replay
 from eventstore.store import EventStore
 from projections.projection import Projection
 from projections.projector import CursorRow, Projector
@@ -237,7 +237,7 @@ class Rebuilder:
         if not limit:
             return
         codec, replay = self._store.gate.codec, making.replay
-        glance = reading.glance(after=making.position, limit=limit, peek=replay.peek, length=HEAD)
+        glance = reading.glance(after=making.position, limit=limit, peek=replay.peek)
         folding = making.folding()
         routes = self._routes([shadow for shadow in folding if not shadow.projection.latest])
         known = Ahead.of(reading, codec, glance, replay.wanted.union(routes))

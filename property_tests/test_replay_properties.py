@@ -3,18 +3,20 @@
 import hashlib
 from enum import StrEnum
 
+import pytest
 from attrs import evolve as changed
 from attrs import frozen
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from eventstore import RUN, EventStore, LogRecorded, Machine, MetaSet
-from eventstore.errors import Refused, UnreadableEntry
+from eventstore.errors import CallNotOpen, CallReused, Refused, UnreadableEntry
 from eventstore.log import Entry
 from eventstore.memory import MemoryLog
-from eventstore.replaying import HEAD, Ahead, Replay, replay
+from eventstore.replaying import Ahead, Replay, opening, replay
 from eventstore.sqlite import SQLiteLog
 from eventstore.testing import Rehearsal, histories
+from eventstore.workflow import RunQueued, RunStarted, ToolCalled, ToolReturned
 
 
 class Door(StrEnum):
@@ -222,7 +224,7 @@ def replayed(store, *, stretch, decoded):
     codec, quick, refused = store.gate.codec, Replay(store.gate, decoded), []
     with store.reading() as reading:
         for after in range(0, reading.head().position, stretch):
-            glance = reading.glance(after=after, limit=stretch, peek=quick.peek, length=HEAD)
+            glance = reading.glance(after=after, limit=stretch, peek=quick.peek)
             known = Ahead.of(reading, codec, glance, quick.wanted)
             refused += quick.refused(reading, glance, known)
     return [(item.position, item.phase, item.event, item.reason) for item in refused]
@@ -270,6 +272,76 @@ def test_sqlite_shows_the_same_glances(tmp_path_factory, found):
 
     assert replayed(store, stretch=7, decoded=()) == replayed(other, stretch=7, decoded=())
     log.close()
+
+
+def folded(store, fold, stream):
+    """Version, state and machine of a stream; or what was raised."""
+    with store.reading() as reading:
+        try:
+            view = fold(reading, stream, store.gate.start(None))
+        except (Refused, UnreadableEntry) as error:
+            return str(error)
+    return view
+
+
+LEGAL = histories(RUN, min_size=4, max_size=40).map(lambda events: lines(RUN, "s-0", events))
+
+
+@given(LEGAL | LOGS, st.integers(1, 20), st.sampled_from([1, 20, 1000]), st.sampled_from([1, 5]))
+def test_a_stream_that_is_opened_is_what_the_gate_folds(found, stretch, whole, short):
+    store = written(MemoryLog(), found)
+    if not readable(store):
+        event("unreadable")
+        return
+
+    kept = opening.STRETCH, opening._WHOLE, opening.SHORT
+    opening.STRETCH, opening._WHOLE, opening.SHORT = stretch, whole, short
+    try:
+        for stream in sorted({line.stream for line in found}):
+            opened, expected = (folded(store, fold, stream) for fold in (store.opening.fold, store.gate.fold))
+            assert opened == expected
+            event(
+                "refused" if isinstance(expected, str) else f"{min(len(getattr(expected.state, 'calls', ())), 2)} calls"
+            )
+    finally:
+        opening.STRETCH, opening._WHOLE, opening.SHORT = kept
+
+
+def test_an_opened_run_goes_on_as_any_other():
+    store = EventStore(MemoryLog(), MACHINES)
+    first = store.stream("s-0", RUN)
+    first.append(RunQueued("w"), RunStarted("w"))
+    for number in range(20):
+        first.append(ToolCalled(f"c{number}", "t", number), ToolReturned(f"c{number}"))
+    first.append(ToolCalled("open", "t", 1))
+    second = store.stream("s-0", RUN)
+    assert second.version == 43
+
+    second.append(ToolCalled("more", "t"), ToolReturned("open"), attempt=1)
+    first.refresh()
+
+    assert second.state == first.state
+    assert (second.state.calls["open"].returned, second.state.calls["more"].called) == (45, 44)
+    assert len(second.state.calls) == 22
+    assert set(second.state.calls) == set(first.state.calls)
+    for known in (first, second):
+        with pytest.raises(CallReused):
+            known.append(ToolReturned("c3"), attempt=1)
+        with pytest.raises(CallNotOpen):
+            known.append(ToolReturned("c20"), attempt=1)
+    with pytest.raises(KeyError):
+        second.state.calls["none"]
+
+
+def test_a_call_that_is_garbled_in_a_long_history_is_told_when_it_is_asked_for():
+    found = [Line("s-0", "RunQueued", None, '{"workflow":"w"}'), Line("s-0", "RunStarted", 1, '{"worker":"w"}')]
+    found += [Line("s-0", "MessageRecorded", 1, '{"role":"user"}')] * 9
+    found += [Line("s-0", "ToolCalled", 1, '{"call_id":"c0","nonsense":1}')]
+    stream = written(MemoryLog(), found).stream("s-0", RUN)
+
+    assert stream.refresh().state.unreturned == {"c0"}
+    with pytest.raises(UnreadableEntry, match=r"position 12 \(ToolCalled of s-0\)"):
+        stream.state.calls["c0"].digest  # noqa: B018
 
 
 def test_labels_are_counted_over_all_that_describes_a_run():

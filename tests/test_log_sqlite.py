@@ -373,7 +373,7 @@ def test_eight_processes_append_five_hundred_each_and_all_of_them_stand(path):
 
 def glances(log, stream=None):
     with log.reading() as view:
-        return view.glance(after=0, limit=9, peek=("LogRecorded",), length=9, stream=stream)
+        return view.glance(after=0, limit=9, peek={"LogRecorded": 9}, stream=stream)
 
 
 def test_a_forged_name_that_would_part_in_two_shows_nothing_in_a_wrong_place(log, path):

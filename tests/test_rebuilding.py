@@ -5,7 +5,7 @@ import pytest
 from eventstore import RUN, EventStore
 from eventstore.errors import InvalidArgument, RebuildSuperseded, ReplayRefused
 from eventstore.log import Head
-from eventstore.replaying import HEAD, Ahead, Replay, replay
+from eventstore.replaying import Ahead, Replay, replay
 from eventstore.workflow import (
     CheckpointSaved,
     ConfirmationRequested,
@@ -378,7 +378,7 @@ def test_a_replay_keeps_no_more_streams_than_it_says(world, monkeypatch):
 
     with runs.store.reading() as reading:
         for after in range(20):
-            glance = reading.glance(after=after, limit=1, peek=replayed.peek, length=HEAD)
+            glance = reading.glance(after=after, limit=1, peek=replayed.peek)
             replayed.refused(reading, glance, Ahead.of(reading, runs.store.gate.codec, glance, replayed.wanted))
             sizes.append(len(replayed))
 

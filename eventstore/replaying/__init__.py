@@ -10,6 +10,7 @@ The rules are not written down a second time. Where a stream stands is a `_Cell`
 fence when first entered, and a dict from then on.
 """
 
-from eventstore.replaying.replay import HEAD, STRETCH, Ahead, Replay
+from eventstore.replaying.opening import Opening
+from eventstore.replaying.replay import STRETCH, Ahead, Replay
 
-__all__ = ["HEAD", "STRETCH", "Ahead", "Replay"]
+__all__ = ["STRETCH", "Ahead", "Opening", "Replay"]

@@ -56,9 +56,11 @@ class Cells:
 
     def cell(self, phase: Any, attempt: int) -> Cell:
         """The cell of a phase and an attempt."""
-        found = self._known.get((phase, attempt)) or Cell(self, phase, attempt)
-        if attempt <= _KEPT_ATTEMPTS:
-            self._known[phase, attempt] = found
+        found = self._known.get((phase, attempt))
+        if found is None:
+            found = Cell(self, phase, attempt)
+            if attempt <= _KEPT_ATTEMPTS:
+                self._known[phase, attempt] = found
         return found
 
     def after(self, cell: Cell, kind: Any, attempt: int | None) -> Cell:

@@ -76,7 +76,7 @@ class Replay:
         self._known = Ahead((), lambda _positions: ())
         self._reading: Any = None
         # Their own names only: what an upcaster makes of older ones is known when it is decoded.
-        self.peek = tuple(kind.__name__ for kind in ABOUT_A_CALL if kind.__name__ not in decoded)
+        self.peek = {kind.__name__: HEAD for kind in ABOUT_A_CALL if kind.__name__ not in decoded}
         kinds = set(DECODED).union(ABOUT_A_CALL, *(machine.events for machine in whole))
         self.wanted = frozenset(gate.codec.stored_names(kinds)).difference(self.peek)
         """The stored types of which whole entries will be asked for: who has them at hand may give them."""
@@ -90,7 +90,7 @@ class Replay:
 
         Args:
             reading: a view that holds them.
-            glance: made with `peek` and `HEAD`.
+            glance: made with `peek`.
             known: whole entries, as far as somebody has use for them; best of the types `wanted`.
         """
         self._reading, self._known = reading, known
@@ -128,7 +128,7 @@ class Replay:
         if track.cell is self._cells[None].initial and (owner := self.gate.owner(recorded.kind)) is not None:
             track = self._begin(owner)  # until now nothing stood there that belongs to a machine
         try:
-            track.judge(self, recorded)
+            track.judge(self, recorded, position)
         except (Refused, UnreadableEntry) as error:
             self._left_out.setdefault(stream, set()).add(position)
             if recorded.version == 1:  # it fixed no machine
@@ -163,7 +163,7 @@ class Replay:
         known, left_out = self._known, self._left_out.get(stream, set())
         for after in range(0, last, STRETCH):
             limit = min(STRETCH, last - after)
-            glance = self._reading.glance(after=after, limit=limit, peek=self.peek, length=HEAD, stream=stream)
+            glance = self._reading.glance(after=after, limit=limit, peek=self.peek, stream=stream)
             if left_out:
                 glance = glance.without(left_out)
             self._known = Ahead.of(self._reading, self.gate.codec, glance, self.wanted)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 
 from eventstore.codec import Recorded
 from eventstore.errors import Refused, UnreadableEntry
-from eventstore.gate import Folded
+from eventstore.gate import Folded, Gate
 from eventstore.limits import MAX_OPEN
 from eventstore.replaying.cells import Act, Cell, NotPlain
 from eventstore.workflow import (
@@ -25,6 +25,7 @@ from eventstore.workflow import (
     ConfirmationExpired,
     ConfirmationRequested,
     ConfirmationResolved,
+    InterruptRequested,
     Phase,
     RunDescribed,
     RunPaused,
@@ -37,10 +38,16 @@ from eventstore.workflow import (
     ToolReturned,
 )
 
-if TYPE_CHECKING:
-    from eventstore.replaying.replay import Replay
-
 _FIRST_FIELD = '{"call_id":"'
+
+
+class Walk(Protocol):
+    """Who walks: the log, or one stream."""
+
+    gate: Gate
+
+    def recorded(self, place: int) -> Recorded:
+        """The whole entry at a place: a position, or a version where one stream is walked."""
 
 
 class Track:
@@ -51,12 +58,12 @@ class Track:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
 
-    def phase(self, _replay: Replay, _kind: Any) -> str:
+    def phase(self, _replay: Walk, _kind: Any) -> str:
         """Where the stream stands, or would begin with an event of this class."""
         return str(self.cell.phase or Phase.NEW)
 
-    def judge(self, replay: Replay, recorded: Recorded) -> None:
-        """Have the judge look at an entry that is not plain, and go on behind it.
+    def judge(self, replay: Walk, recorded: Recorded, place: int) -> None:  # noqa: ARG002
+        """Have the judge look at an entry that is not plain, and go on behind it; `place` is what it is found by.
 
         Raises:
             Refused, UnreadableEntry: the judge's word.
@@ -76,11 +83,11 @@ class Whole(Track):
         super().__init__(cell)
         self.folded = folded
 
-    def phase(self, replay: Replay, kind: Any) -> str:
+    def phase(self, replay: Walk, kind: Any) -> str:
         """See `Track`."""
         return str(replay.gate.fixed(self.folded, kind).state.phase)
 
-    def judge(self, replay: Replay, recorded: Recorded) -> None:
+    def judge(self, replay: Walk, recorded: Recorded, place: int) -> None:  # noqa: ARG002
         """See `Track`."""
         after = replay.gate.admit(self.folded, recorded)
         replay.gate.refence(self.folded, recorded)
@@ -105,7 +112,7 @@ class Run(Track):
         self.questions: dict[str, tuple[int, ...]] = {}
         self.unanswered: set[str] = set()
 
-    def judge(self, replay: Replay, recorded: Recorded) -> None:
+    def judge(self, replay: Walk, recorded: Recorded, place: int) -> None:
         """See `Track`. The judge gets that part of the state that its guards look at for this entry."""
         call_id: str | None = None
         with suppress(UnreadableEntry):  # the table may have something to say first
@@ -116,11 +123,11 @@ class Run(Track):
         self.cell = self.cell.cells.cell(state.phase, state.attempt)
         self.labels = state.labels
         if call_id is not None:
-            ABOUT_A_CALL[recorded.kind](self, call_id, recorded.position)
+            ABOUT_A_CALL[recorded.kind](self, call_id, place)
         elif state.phase in RUN.final:
             self.forget()
 
-    def _state(self, replay: Replay, call_id: str | None) -> RunState:
+    def _state(self, replay: Walk, call_id: str | None) -> RunState:
         before = RunState(phase=self.cell.phase, attempt=self.cell.attempt)
         state = before
         for position in () if call_id is None else self._places(call_id):
@@ -171,7 +178,7 @@ ABOUT_A_CALL: dict[Any, Callable[[Run, str, int], None]] = {
 # --- what is plain --------------------------------------------------------------------------------------------------
 
 
-def _call_id(replay: Replay, head: str, position: int) -> str:
+def _call_id(replay: Walk, head: str, position: int) -> str:
     """By the payload's first field, as our codec writes it; or, where that is not shown or not plain, by all of it."""
     if head.startswith(_FIRST_FIELD) and (end := head.find('"', len(_FIRST_FIELD))) > 0:
         call_id = head[len(_FIRST_FIELD) : end]
@@ -180,7 +187,7 @@ def _call_id(replay: Replay, head: str, position: int) -> str:
     return _readable(replay, position).event.call_id  # type: ignore[no-any-return]
 
 
-def _readable(replay: Replay, position: int) -> Recorded:
+def _readable(replay: Walk, position: int) -> Recorded:
     recorded = replay.recorded(position)
     try:
         recorded.event  # noqa: B018 - decodes it
@@ -189,46 +196,48 @@ def _readable(replay: Replay, position: int) -> Recorded:
     return recorded
 
 
-def _new_call(replay: Replay, run: Run, head: str, position: int) -> None:
+def new_call(replay: Walk, run: Run, head: str, position: int) -> None:
     """Nobody used its id before: no guard has anything to ask but how many calls are open."""
     call_id = _call_id(replay, head, position)
     if call_id in run.calls or call_id in run.questions or len(run.open) >= MAX_OPEN:
         raise NotPlain
-    _called(run, call_id, position)
+    run.calls[call_id] = position  # as `_called`: a call less, for most of all entries come by here
+    run.open.add(call_id)
 
 
-def _return(replay: Replay, run: Run, head: str, position: int) -> None:
+def _return(replay: Walk, run: Run, head: str, position: int) -> None:
     call_id = _call_id(replay, head, position)
     if call_id not in run.open:
         raise NotPlain
-    _returned(run, call_id, position)
+    run.returns[call_id] = position  # as `_returned`
+    run.open.discard(call_id)
 
 
-def _new_question(replay: Replay, run: Run, head: str, position: int) -> None:
+def _new_question(replay: Walk, run: Run, head: str, position: int) -> None:
     call_id = _call_id(replay, head, position)
     if call_id in run.calls or call_id in run.questions or len(run.unanswered) >= MAX_OPEN:
         raise NotPlain
     _asked(run, call_id, position)
 
 
-def _answer(replay: Replay, run: Run, head: str, position: int) -> None:
+def _answer(replay: Walk, run: Run, head: str, position: int) -> None:
     call_id = _call_id(replay, head, position)
     if call_id not in run.unanswered:
         raise NotPlain
     _answered(run, call_id, position)
 
 
-def _lived(replay: Replay, _run: Run, _head: str, position: int) -> None:
+def _lived(replay: Walk, _run: Run, _head: str, position: int) -> None:
     _readable(replay, position)
 
 
-def _requeued(replay: Replay, run: Run, _head: str, position: int) -> None:
+def _requeued(replay: Walk, run: Run, _head: str, position: int) -> None:
     _readable(replay, position)
     if run.unanswered:
         raise NotPlain
 
 
-def _labelled(replay: Replay, run: Run, _head: str, position: int) -> None:
+def _labelled(replay: Walk, run: Run, _head: str, position: int) -> None:
     recorded = _readable(replay, position)
     if labels := recorded.event.labels:
         state: Any = run  # the guard asks it for its labels and for nothing else
@@ -239,7 +248,7 @@ def _labelled(replay: Replay, run: Run, _head: str, position: int) -> None:
         run.labels = run.labels.union(labels)
 
 
-def _ended(_replay: Replay, run: Run, _head: str, _position: int) -> None:
+def _ended(_replay: Walk, run: Run, _head: str, _position: int) -> None:
     run.forget()
 
 
@@ -252,12 +261,20 @@ DECODED: dict[Any, Act] = {
     RunRequeued: _requeued,
 }
 """What is rare, and whose payload the machine's fold looks at: it is decoded, so that nothing unreadable passes."""
+_ENDED = {
+    kind: _ended
+    for row in RUN.table.values()
+    for kind, phase in row.items()
+    if phase in RUN.final and kind is not RunDescribed
+}
 ACTS: dict[Any, Act] = {
-    ToolCalled: _new_call,
+    ToolCalled: new_call,
     ToolReturned: _return,
     ConfirmationRequested: _new_question,
     ConfirmationResolved: _answer,
     ConfirmationExpired: _answer,
     **DECODED,
-    **{kind: _ended for kind, phase in RUN.table[Phase.STARTED].items() if phase in RUN.final},
+    **_ENDED,
 }
+LIVED = (*DECODED, *_ENDED, InterruptRequested)
+"""What changes the rest of a run's state: all but its calls, its questions and its checkpoint."""

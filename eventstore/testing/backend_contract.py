@@ -302,8 +302,8 @@ class BackendContract(Scaffold):
         self.log.write(job)
         kind, data = self.everything()[0].type, self.everything()[0].data
         with self.log.reading() as view:
-            found = view.glance(after=1, limit=2, peek=(), length=9)
-            of_stream = view.glance(after=1, limit=2, peek=(kind,), length=5, stream="s")
+            found = view.glance(after=1, limit=2, peek={})
+            of_stream = view.glance(after=1, limit=2, peek={kind: 5}, stream="s")
 
         assert (list(found.positions), list(found.streams), list(found.versions)) == ([2, 3], ["t", "s"], ["1", "2"])
         assert (list(found.types), list(found.attempts), list(found.heads)) == ([kind, kind], ["", "7"], ["", ""])
@@ -314,9 +314,9 @@ class BackendContract(Scaffold):
         self.log.write(self._insert("s"))
 
         with self.log.reading() as view:
-            assert list(view.glance(after=1, limit=9, peek=("Counted",), length=9).positions) == []
-            assert list(view.glance(after=1, limit=9, peek=(), length=9, stream="s").positions) == []
-            assert list(view.glance(after=0, limit=9, peek=(), length=9, stream="none").positions) == []
+            assert list(view.glance(after=1, limit=9, peek={"Counted": 9}).positions) == []
+            assert list(view.glance(after=1, limit=9, peek={}, stream="s").positions) == []
+            assert list(view.glance(after=0, limit=9, peek={}, stream="none").positions) == []
 
     # --- commits that are shared ----------------------------------------------------------------------------------
 
