@@ -86,8 +86,8 @@ def test_what_stays_of_a_state_is_found_wherever_it_changes(seed, edits):
 
 @given(SEEDS, st.lists(EDITS, min_size=1, max_size=40), st.data())
 def test_every_state_of_a_run_comes_back_whatever_is_remembered_or_undone(seed, steps, data):
-    payloads, bases, texts = Payloads(), Bases(most_bytes=20_000), {}
-    text = noise(seed, 800)
+    payloads, bases, texts = Payloads(), Bases(most_bytes=30_000), {}
+    text = noise(seed, 2_200)
     for step in steps:
         text = edited(text, step)
         version = max(texts, default=0) + 1
@@ -105,7 +105,7 @@ def test_every_state_of_a_run_comes_back_whatever_is_remembered_or_undone(seed, 
 
 @given(SEEDS, st.lists(EDITS, min_size=1, max_size=8), st.data())
 def test_a_flipped_bit_is_told_or_changes_nothing(seed, steps, data):
-    payloads, bases, texts = Payloads(), Bases(), [noise(seed, 800)]
+    payloads, bases, texts = Payloads(), Bases(), [noise(seed, 2_200)]
     texts += [edited(texts[-1], step) for step in steps]
     for text in texts:
         payloads.save(text, bases)

@@ -7,6 +7,7 @@ import orjson
 
 from eventstore.log import Entry
 from eventstore.packing import Bases, pack, unpack
+from eventstore.packing.bases import PACKED_FROM
 
 
 class Payloads:
@@ -18,6 +19,9 @@ class Payloads:
         self.rows = {}
         self.asked = 0
         """How often a stored payload was looked at."""
+
+    def hash_of(self, stream, version):
+        return (self.stored(stream, version) or (None,))[0]
 
     def stored(self, stream, version):
         self.asked += 1
@@ -58,9 +62,12 @@ def words(chance, size):
 
 
 def states(steps, *, size=2_000, seed=1):
-    """The JSON of a state that grows by so many bytes a step, in two places, with counters that change before them."""
+    """The JSON of a state that grows by so many bytes a step, in two places, with counters that change before them.
+
+    The first is large enough to be packed.
+    """
     chance = random.Random(seed)
-    state = {"step": 0, "usage": {"tokens": 0}, "messages": [], "plan": ["a", "b", "c"], "seen": []}
+    state = {"step": 0, "usage": {"tokens": 0}, "messages": [], "plan": words(chance, PACKED_FROM), "seen": []}
     for step in range(steps):
         state["step"] = step
         state["usage"]["tokens"] += chance.randint(1, 5_000)

@@ -153,7 +153,7 @@ def test_a_log_of_plain_json_goes_on_packed(path, monkeypatch):
 
 def test_what_is_large_in_any_event_is_packed(store):
     chance = random.Random(1)
-    store.append("notes", *[LogRecorded("a", "b", payload=words(chance, 4_000)) for _ in range(3)])
+    store.append("notes", *[LogRecorded("a", "b", payload=words(chance, 6_000)) for _ in range(3)])
 
     with store.reading() as view:
         sizes = view.execute("SELECT octet_length(data) FROM events").fetchall()
@@ -305,7 +305,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_can_save_another(damaged):
 
         def job(transaction):
             transaction.insert(
-                [Entry(34, "run-1", 34, "CheckpointSaved", 2**50, None, 1, None, digest, None, "x" * 2_000)]
+                [Entry(34, "run-1", 34, "CheckpointSaved", 2**50, None, 1, None, digest, None, "x" * 5_000)]
             )
 
         store.write(job)

@@ -125,7 +125,7 @@ def test_what_is_short_stays_json_that_any_tool_can_read():
 
 
 def test_even_noise_takes_less_than_its_json():
-    text = CHANCE.randbytes(600).hex()
+    text = CHANCE.randbytes(3_000).hex()
 
     assert len(Payloads().save(text)) < 0.6 * len(text)
 

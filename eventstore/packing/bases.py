@@ -35,8 +35,9 @@ from eventstore.packing.forms import (
 )
 from eventstore.packing.pieces import Whole, difference, literal_bytes, makes
 
-PACKED_FROM = 1024
-"""Characters from which a payload is packed: below, there is little to gain, and JSON can be read with any tool."""
+PACKED_FROM = 4096
+"""Characters from which a payload is packed, a page of SQLite's: packing less takes more time than it is worth, and
+JSON can be read with any tool."""
 LOOKBACK = 200
 """Versions among which a base is looked for when none is remembered."""
 _REMEMBERED = 16 * 1024 * 1024
@@ -53,8 +54,11 @@ _MOST_HELD = 2 * MAX_BYTES
 class Rows(Protocol):
     """What packing asks of a backend, within one transaction."""
 
+    def hash_of(self, stream: str, version: int) -> bytes | None:
+        """The hash of an entry; None if there is no such entry."""
+
     def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
-        """The hash of an entry and its payload as it stands; None if there is no such entry."""
+        """The same, and its payload as it stands."""
 
     def last_packed(self, stream: str, kind: str, before: int) -> tuple[int, bytes, bytes] | None:
         """Version, hash and packed payload of the last packed entry of that type, at most `LOOKBACK` before."""
@@ -168,8 +172,7 @@ def _base(entry: Entry, size: int, rows: Rows, bases: Bases) -> tuple[Base, int]
 
 def _stands(entry: Entry, held: Base, rows: Rows) -> bool:
     """Whether what is remembered stands before the entry, in this transaction."""
-    row = rows.stored(entry.stream, held.version) if held.version < entry.version else None
-    return row is not None and row[0] == held.hash
+    return held.version < entry.version and rows.hash_of(entry.stream, held.version) == held.hash
 
 
 def _last(entry: Entry, rows: Rows, bases: Bases) -> Base | None:

@@ -218,6 +218,11 @@ class SQLiteTransaction:
             self._bases = Bases(self._connection.compression)
         return self._bases
 
+    def hash_of(self, stream: str, version: int) -> bytes | None:
+        """See `packing.Rows`."""
+        row = self.execute("SELECT hash FROM events WHERE stream = ? AND version = ?", (stream, version)).fetchone()
+        return None if row is None else row[0]
+
     def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
         """See `packing.Rows`."""
         found: tuple[bytes, Any] | None = self.execute(

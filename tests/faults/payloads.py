@@ -10,4 +10,4 @@ def noise(number: int, size: int) -> str:
 
 def grown(steps: int, *, seed: int = 0) -> dict[str, object]:
     """A state that shares all with the one a step before but a counter and 800 bytes; the first is packed already."""
-    return {"step": steps, "messages": [noise(seed + step, 400) for step in range(steps + 2)], "plan": ["a", "b"]}
+    return {"step": steps, "messages": [noise(seed + step, 400) for step in range(steps + 6)], "plan": ["a", "b"]}
