@@ -38,10 +38,11 @@ class Upcaster:
 class Recorded:
     """An event in its place. The payload is decoded when `event` is first looked at, and once only."""
 
-    __slots__ = ("_codec", "_event", "entry", "kind")
+    __slots__ = ("_codec", "_event", "_fields", "entry", "kind")
 
-    def __init__(self, entry: Entry, kind: type | None, codec: Codec) -> None:
+    def __init__(self, entry: Entry, kind: type | None, codec: Codec, fields: Mapping[str, Json] | None = None) -> None:
         self.entry = entry
+        self._fields = fields
         self.kind: Any = kind
         """The event's class, or None where this program does not know the type."""
         self._codec = codec
@@ -57,6 +58,12 @@ class Recorded:
         if self._event is None:
             self._event = self._codec.decode(self.entry)
         return self._event
+
+    def plain(self, name: str) -> Any:
+        """A field that holds text: as the event has it, without decoding the payload where it was only just written."""
+        value = None if self._fields is None else self._fields.get(name)
+        # Nothing but what cannot change: the rest of the fields may be the caller's own objects.
+        return value if type(value) is str else getattr(self.event, name)
 
     @property
     def type(self) -> str:
@@ -177,18 +184,22 @@ class Codec:
             UnknownEvent: its class is none of this program's.
             InvalidPayload: JSON would not bring it back as it is; the error holds the path to the spot.
         """
+        return self.written(event)[0]
+
+    def written(self, event: object) -> tuple[str, dict[str, Json]]:
+        """As `encode`, with the fields as they were written; what they hold may be the caller's own."""
         kind = type(event)
         name = kind.__name__
         if self._kinds.get(name) is not kind:
             raise UnknownEvent(name, self.names)
         fields = self._shape(kind).fields(event)
         if fields is not None:
-            return encode_json(name, fields)
+            return encode_json(name, fields), fields
         fields = self._structuring.fields(event)
         text = encode_json(name, fields)
         # A pair assertion: what is written can be read. One structuring of the fields, Json ones untouched.
         self._structuring.event(name, kind, fields)
-        return text
+        return text, fields
 
     def parse(self, name: str, fields: Mapping[str, Json]) -> Any:
         """An event from its name and plain fields, as an import brings them; old names are upcast.
@@ -213,7 +224,11 @@ class Codec:
             UnreadableEntry: the type is unknown here, or the payload does not fit it.
         """
         try:
-            return self.parse(entry.type, orjson.loads(entry.data))
+            fields = orjson.loads(entry.data)
+            kind = self._kinds.get(entry.type)
+            if kind is not None and (event := self._shape(kind).event(fields)) is not None:
+                return event
+            return self.parse(entry.type, fields)
         except UnknownEvent:
             reason = "no class of that name is known here"
         except InvalidPayload as error:
@@ -229,10 +244,11 @@ class Codec:
         return Structuring()
 
     def _shape(self, kind: type) -> Shape:
-        shape = self._shapes.get(kind)
-        if shape is None:
+        try:
+            return self._shapes[kind]
+        except KeyError:
             shape = self._shapes[kind] = shape_of(kind)
-        return shape
+            return shape
 
     def _structure(self, name: str, kind: type, fields: Mapping[str, Json]) -> Any:
         event = self._shape(kind).event(fields)

@@ -104,23 +104,24 @@ class Commits:
         """
         self.refuse_inside()
         member = Member(job)
-        alone = queued = False  # said before they are so: an interrupt may come anywhere
+        alone = False  # said before it is so: an interrupt may come anywhere
+        lock = _held_lock()
         try:
             with self._lock:
                 if alone := not (self._busy or self._queue or self._turns):
                     self._begin()
                 else:
                     self._open_queue()
-                    queued = True
+                    member.lock = lock
                     self._queue.append(member)
             if alone:
                 self._commit((member,))
             else:
-                member.lock.acquire()
+                lock.acquire()
         except BaseException as interrupt:
-            if queued and not self.withdraw(member):
+            if not (alone or self.withdraw(member)) and member.begun:
                 if not member.settled:
-                    member.lock.acquire()
+                    lock.acquire()
                 told = "it was committed" if member.error is None else f"it was not: {member.error}"
                 interrupt.add_note(f"an append was under way; {told}")
             raise
@@ -235,16 +236,25 @@ class Commits:
                     return []
             self._busy = True
             self._working = _thread.get_ident()
-            return [self._queue.popleft() for _ in range(min(len(self._queue), LARGEST))]
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), LARGEST))]
+            for member in batch:
+                member.begun = True
+            return batch
+
+
+def _held_lock() -> _thread.LockType:
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
 
 
 def _tell(batch: Sequence[Member]) -> None:
     told: dict[Callable[[Sequence[Member]], None], list[Member]] = {}
     for member in batch:
-        if member.done is None:
+        if member.lock is not None:
             member.settled = True
             member.lock.release()
-        else:
+        if member.done is not None:
             told.setdefault(member.done, []).append(member)
     for done, members in told.items():
         try:

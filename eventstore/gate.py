@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from eventstore.codec import Codec, Recorded, Upcaster
 from eventstore.errors import (
@@ -26,7 +26,7 @@ from eventstore.errors import (
     UnreadableEntry,
     VersionConflict,
 )
-from eventstore.integrity import chain
+from eventstore.integrity import chained
 from eventstore.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_INTEGER, PAGE, check_name
 from eventstore.log import Entry, Head, Reading, Writing
 from eventstore.machine import Machine
@@ -69,6 +69,8 @@ class Draft(NamedTuple):
     attempt: int | None
     occurred_at: int | None
     meta: str | None
+    fields: dict[str, Json]
+    """As they were written; see `Recorded.plain`."""
 
 
 @frozen
@@ -102,6 +104,7 @@ class Gate:
     ) -> None:
         self.machines = {machine.name: machine for machine in (*machines, NOTES)}
         self._owner = _owners(tuple(self.machines.values()))
+        self._seals = {kind: seal for machine in self.machines.values() for kind, seal in machine.seals.items()}
         self.codec = Codec((*self._owner, *FREE), upcasters)
         self.inline: Inline | None = None
         self._clock = clock
@@ -138,7 +141,12 @@ class Gate:
         drafts = []
         size = 0
         for number, event in enumerate(events, start=1):
-            data = self._sealed(stream, event, vouched=vouched)
+            kind = type(event)
+            data, fields = self.codec.written(event)
+            if self._redactor is not None or (
+                (seal := self._seals.get(kind)) is not None and seal(stream, event, event, vouched) is not event
+            ):
+                data, fields = self._sealed(stream, event, data, fields, vouched=vouched)
             size += len(data) + len(encoded_meta or "")
             if size > MAX_BATCH_BYTES:
                 reason = (
@@ -146,24 +154,26 @@ class Gate:
                 )
                 raise InvalidArgument("events", len(events), reason)
             key_of = key if key is None or number == 1 else _batch_key(key, number)
-            drafts.append(Draft(type(event), type(event).__name__, data, key_of, attempt, occurred, encoded_meta))
+            drafts.append(Draft(kind, kind.__name__, data, key_of, attempt, occurred, encoded_meta, fields))
         return drafts
 
-    def _sealed(self, stream: str, event: object, *, vouched: bool) -> str:
+    def _sealed(
+        self, stream: str, event: object, text: str, fields: dict[str, Json], *, vouched: bool
+    ) -> tuple[str, dict[str, Json]]:
         """The payload to write: as the redactor leaves it, with what its machine's guards need of what was given."""
-        text = self.codec.encode(event)
         kind: Any = type(event)
         kept = event
         if self._redactor is not None:
             # A copy: whatever the redactor does to it, the caller's own objects stay as they are.
             kept = self.codec.parse(kind.__name__, self._redactor(kind.__name__, orjson.loads(text)))
-            if same_json(redacted := self.codec.encode(kept), text):
+            redacted = self.codec.written(kept)
+            if same_json(redacted[0], text):
                 kept = event
             else:
-                text = redacted
+                text, fields = redacted
         machine = self._owner.get(kind)
         if machine is None:
-            return text
+            return text, fields
         if kept is not event:
             for name in sorted(machine.identifiers):
                 if getattr(kept, name, None) != getattr(event, name, None):
@@ -171,7 +181,7 @@ class Gate:
                     raise InvalidPayload(kind.__name__, f"$.{name}", reason)
         seal = machine.seals.get(kind)
         sealed = kept if seal is None else seal(stream, event, kept, vouched)
-        return text if sealed is kept else self.codec.encode(sealed)
+        return (text, fields) if sealed is kept else self.codec.written(sealed)
 
     def place(
         self,
@@ -193,8 +203,10 @@ class Gate:
                 expected_version=None if placed else expected_version,
             )  # fmt: skip
             placed.append(recorded)
-            held = held if recorded.attempt is None else recorded.attempt
-            head = Head(recorded.position, recorded.entry.hash, recorded_at)
+            entry = recorded.entry
+            held = held if entry.attempt is None else entry.attempt
+            if len(placed) < len(drafts):
+                head = Head(entry.position, entry.hash, recorded_at)
         if expected_version is not None and not placed and view.version != expected_version:
             raise VersionConflict(stream, expected_version, view.version)
         self.insert(transaction, before, placed)
@@ -216,25 +228,27 @@ class Gate:
         expected_version: int | None = None,
     ) -> tuple[Folded[S], Recorded]:
         """Pass one draft through fence, version and machine, into the place after `head`; nothing is inserted yet."""
-        view = self.fixed(view, draft.kind)
-        machine, state = view.machine, view.state
+        kind = draft.kind
+        view = self.fixed(view, kind)
+        machine = view.machine
         attempt = draft.attempt
-        if machine is not None and machine.fence is not None and draft.kind in machine.events:
-            attempt = machine.fence(state, stream, draft.kind, attempt, held)
+        if machine is not None and machine.fence is not None and kind in machine.events:
+            attempt = machine.fence(view.state, stream, kind, attempt, held)
         if expected_version is not None and view.version != expected_version:
             raise VersionConflict(stream, expected_version, view.version)
         entry = Entry(
             head.position + 1, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt,
             draft.key, b"", draft.meta, draft.data,
         )  # fmt: skip
-        recorded = Recorded(entry._replace(hash=chain(head.hash, entry)), draft.kind, self.codec)
-        return self.admit(view, recorded), recorded
+        recorded = Recorded(chained(head.hash, entry), kind, self.codec, draft.fields)
+        return self._judge(view, recorded), recorded
 
     def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:
         """Write what was judged, of one stream or several, and bring along what is kept in step with the log."""
         if placed:
-            transaction.insert([recorded.entry for recorded in placed])
-            self._knows(transaction, placed)
+            entries = [recorded.entry for recorded in placed]
+            transaction.insert(entries)
+            self._knows(transaction, entries)
             if self.inline is not None:
                 transaction.defer(self.inline, before, placed)
 
@@ -269,14 +283,15 @@ class Gate:
             return view
         return self.fold(transaction, stream, view)
 
-    def _knows(self, transaction: Writing, placed: Sequence[Recorded]) -> None:
+    def _knows(self, transaction: Writing, entries: Sequence[Entry]) -> None:
         known = self._known
-        versions = known.versions if known.holds(transaction) and len(known.versions) < _REMEMBERED else {}
-        for recorded in placed:
-            versions[recorded.entry.stream] = recorded.entry.version
-        last = placed[-1].entry
+        if not known.holds(transaction) or len(known.versions) > _REMEMBERED:
+            known.versions = {}
+        for entry in entries:
+            known.versions[entry.stream] = entry.version
         # Should the job fail yet, nothing is ever named by this, and the versions are forgotten with it.
-        self._known = _Known(transaction.after, Head(last.position, last.hash, last.recorded_at), versions)
+        last = entries[-1]
+        known.name, known.head = transaction.after, Head(last.position, last.hash, last.recorded_at)
 
     # --- folding a stream ---------------------------------------------------------------------------------------
 
@@ -301,13 +316,16 @@ class Gate:
         if kind is None:
             entry = recorded.entry
             raise UnreadableEntry(entry.position, entry.stream, entry.type, "no class of that name is known here")
-        view = self.fixed(view, kind)
+        return self._judge(self.fixed(view, kind), recorded)
+
+    def _judge(self, view: Folded[S], recorded: Recorded) -> Folded[S]:
+        kind, version = recorded.kind, recorded.entry.version
         machine, state = view.machine, view.state
         if machine is None or (kind in FREE and (kind not in machine.events or state.phase == machine.initial.phase)):
-            return Folded(machine, recorded.version, state)
+            return Folded(machine, version, state)
         if kind not in machine.events:
             raise ForeignEvent(recorded.stream, recorded.type, machine.name, self._owner[kind].name)
-        return Folded(machine, recorded.version, machine.judge(state, recorded))
+        return Folded(machine, version, machine.judge(state, recorded))
 
     def refence(self, view: Folded[S], recorded: Recorded) -> None:
         """On replay: the attempt that an entry bears must be the one that the fence gave, or would have given it.
@@ -334,7 +352,7 @@ class Gate:
         return view
 
 
-@frozen
+@define(eq=False)
 class _Known:
     """What a gate knows of a log whose state bears this name: the head, and the versions of streams it wrote to."""
 

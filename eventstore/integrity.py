@@ -49,6 +49,11 @@ def chain(previous: bytes, entry: Entry) -> bytes:
     ).digest()  # fmt: skip
 
 
+def chained(previous: bytes, entry: Entry) -> Entry:
+    """The entry with its hash, in place of whatever it had there."""
+    return type(entry)(*entry[:8], chain(previous, entry), *entry[9:])
+
+
 @frozen
 class Witness:
     """What was last acknowledged, by the file beside the database."""
@@ -61,9 +66,9 @@ class Witness:
 
     def encode(self) -> bytes:
         """The file's bytes: one readable line, its CRC, padding."""
-        fields = (_MAGIC, self.log_id, str(self.position), self.hash.hex(), self.synchronous, self.boot_id or "-")
-        line = " ".join(fields)
-        return f"{line} {zlib.crc32(line.encode()):08x}".encode().ljust(WITNESS_BYTES - 1) + b"\n"
+        boot_id = self.boot_id or "-"
+        line = f"{_MAGIC} {self.log_id} {self.position} {self.hash.hex()} {self.synchronous} {boot_id}".encode()
+        return (b"%b %08x" % (line, zlib.crc32(line))).ljust(WITNESS_BYTES - 1) + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> Witness | None:

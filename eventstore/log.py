@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 T = TypeVar("T")
 Fold = Callable[[Any, "Head", Sequence[Any]], None]
@@ -78,12 +78,6 @@ class Census:
     """Stored type, entries of it, bytes of their payloads and bytes that these take; the most frequent first."""
 
 
-def _held_lock() -> _thread.LockType:
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    return lock
-
-
 @define(eq=False)
 class Member:
     """One caller's job in a commit, and what became of it."""
@@ -93,10 +87,12 @@ class Member:
     """Called once for all members of a commit that name it, from the thread that committed; None wakes who waits."""
     result: Any = None
     error: BaseException | None = None
+    begun: bool = False
+    """Whether it was taken out of the queue, to be run."""
     settled: bool = False
     """Whether the lock was let go."""
-    lock: _thread.LockType = field(init=False, factory=_held_lock)
-    """Let go when there is an outcome. A bare lock: an Event costs ten times as much."""
+    lock: _thread.LockType | None = None
+    """Let go when there is an outcome, for who waits. A bare lock: an Event costs ten times as much."""
 
     def outcome(self) -> Any:
         """What the job returned; raises what it raised, or what the commit did."""

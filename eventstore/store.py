@@ -356,7 +356,9 @@ class Stream(Generic[S]):
         def job(transaction: Writing) -> Placed[S]:
             view = self.store.gate.latest(transaction, self.name, self._view)
             drafts = drafts_for(view.state)
-            if (standing := self.store.gate.standing(transaction, self.name, drafts)) is not None:
+            gate = self.store.gate
+            keyed = drafts and drafts[0].key is not None
+            if keyed and (standing := gate.standing(transaction, self.name, drafts)) is not None:
                 return view, standing, False
             if provided is not None:
                 provided(transaction)

@@ -6,7 +6,7 @@ snapshots are the log's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rpds import HashTrieMap
@@ -55,6 +55,17 @@ class MemoryTables:
         held = transaction.root.tables[table.name]
         for values in rows:
             held = held.insert(table.key_of(values), values)
+        transaction.set_table(table.name, held)
+
+    def update(
+        self, transaction: MemoryTransaction, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]
+    ) -> None:
+        """See `tables.Tables`."""
+        held = transaction.root.tables[table.name]
+        places = {table.column(name)[0]: value for name, value in changes.items()}
+        for key in keys:
+            if (values := held.get(key)) is not None:
+                held = held.insert(key, tuple(places.get(at, value) for at, value in enumerate(values)))
         transaction.set_table(table.name, held)
 
     def delete(self, transaction: MemoryTransaction, table: Table[Any], keys: Sequence[Values]) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import attrs
 from attrs import frozen
 
+from eventstore.changing import changed
 from eventstore.codec import Codec, Recorded
 from eventstore.errors import EventStoreError, InvalidArgument, ProjectionHalted, StaleProjection
 from eventstore.log import Head, Log, Reading, Writing
@@ -195,35 +195,34 @@ class Projector:
         name, position, abreast = self._abreast
         dense = recorded[-1].position - before.position == len(recorded)  # else another store's gate wrote here too
         if dense and position == before.position and (name is transaction.before or name is transaction.after):
-            moved = self._follow(transaction, abreast, before, recorded)
+            abreast = self._follow(transaction, abreast, before, recorded)
         else:
-            moved = self._look_and_fold(transaction, before, recorded, dense=dense)
-        if moved:
-            self.move(transaction, *moved)
-        last = recorded[-1].position
-        abreast = tuple(self.projections[cursor.name] for cursor in moved if cursor.position == last)
+            abreast = self._look_and_fold(transaction, before, recorded, dense=dense)
         # Should the job fail yet, nothing is ever named by this.
-        self._abreast = (transaction.after, last, abreast)
+        self._abreast = (transaction.after, recorded[-1].position, abreast)
 
     def _follow(
-        self, transaction: Writing, abreast: Sequence[Projection[Any]], before: Head, recorded: Sequence[Recorded]
-    ) -> list[CursorRow]:
+        self, transaction: Writing, abreast: tuple[Projection[Any], ...], before: Head, recorded: Sequence[Recorded]
+    ) -> tuple[Projection[Any], ...]:
         """Take along those that stood at the head before, and of whose tables nothing can have changed since."""
-        last = recorded[-1]
-        digest = last.entry.hash.hex()
         kinds = {item.kind for item in recorded}
-        moved = []
         for projection in abreast:
-            cursor = CursorRow(projection.name, projection.fingerprint, last.position, digest)
             if not projection.kinds.isdisjoint(kinds):
-                started = attrs.evolve(cursor, position=before.position, hash=before.hash.hex())
-                cursor = self._advance(transaction, projection, started, recorded, last)
-            moved.append(cursor)
-        return moved
+                cursor = CursorRow(projection.name, projection.fingerprint, before.position, before.hash.hex())
+                cursor = self._advance(transaction, projection, cursor, recorded, recorded[-1])
+                if cursor.halted_at is not None:
+                    self.move(transaction, cursor)
+                    abreast = tuple(other for other in abreast if other is not projection)
+        if abreast:
+            last = recorded[-1].entry
+            keys = [(projection.name,) for projection in abreast]
+            self.tables.update(transaction, CURSORS, keys, {"position": last.position, "hash": last.hash.hex()})
+        return abreast
 
     def _look_and_fold(
         self, transaction: Writing, before: Head, recorded: Sequence[Recorded], *, dense: bool
-    ) -> list[CursorRow]:
+    ) -> tuple[Projection[Any], ...]:
+        """As `_follow`, where nothing is known: see how each projection stands first."""
         faults = self.faults(transaction)
         cursors = self.cursors(transaction)
         moved = []
@@ -233,14 +232,17 @@ class Projector:
                 continue
             if (fault := faults.get(projection.name)) is not None:
                 # For good: even if somebody puts the table right by hand, nobody knows what became of its rows.
-                moved.append(attrs.evolve(cursor, halted_at=recorded[0].position, halted_reason=f"it {fault}"))
+                moved.append(changed(cursor, halted_at=recorded[0].position, halted_reason=f"it {fault}"))
                 continue
             gap = before.position - cursor.position
             if gap == 0 and dense and cursor.hash == before.hash.hex():
                 moved.append(self._advance(transaction, projection, cursor, recorded, recorded[-1]))
             elif gap <= SMALL_GAP and self._true(transaction, cursor):
                 moved.append(self._along(transaction, projection, cursor, recorded[-1]))
-        return moved
+        if moved:
+            self.move(transaction, *moved)
+        last = recorded[-1].position
+        return tuple(self.projections[cursor.name] for cursor in moved if cursor.position == last)
 
     def _along(self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded) -> CursorRow:
         while cursor.position < last.position and cursor.halted_at is None:
@@ -258,7 +260,7 @@ class Projector:
         if recorded:
             return self._advance(transaction, projection, cursor, recorded, recorded[-1]), True
         head = transaction.head()
-        return attrs.evolve(cursor, position=head.position, hash=head.hash.hex()), False
+        return changed(cursor, position=head.position, hash=head.hash.hex()), False
 
     def _advance(
         self,
@@ -272,8 +274,8 @@ class Projector:
         try:
             self.fold(transaction, projection, self.table(projection), recorded)
         except ProjectionHalted as failure:
-            return attrs.evolve(cursor, halted_at=failure.position, halted_reason=failure.reason)
-        return attrs.evolve(cursor, position=last.position, hash=last.entry.hash.hex())
+            return changed(cursor, halted_at=failure.position, halted_reason=failure.reason)
+        return changed(cursor, position=last.position, hash=last.entry.hash.hex())
 
     def fold(
         self, transaction: Writing, projection: Projection[R], table: Table[R], recorded: Iterable[Recorded]

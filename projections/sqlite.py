@@ -7,8 +7,9 @@ every value is bound.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.schema import is_plain_index
@@ -74,11 +75,17 @@ class SQLiteTables:
 
     def put(self, transaction: SQLiteTransaction, table: Table[Any], rows: Sequence[Values]) -> None:
         """See `tables.Tables`."""
-        marks = ", ".join("?" * (len(table.columns) + 1))
-        transaction.executemany(
-            f'INSERT OR REPLACE INTO "{table.name}"({_columns(table)}) VALUES ({marks})',  # noqa: S608
-            rows,
-        )
+        for absent, alike in groupby(rows, _absent):
+            present = ([value for value in row if value is not None] for row in alike)
+            transaction.executemany(_put(table, absent), present)
+
+    def update(
+        self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]
+    ) -> None:
+        """See `tables.Tables`."""
+        # One by one: for a list of keys SQLite makes a table of its own, which costs more than the four updates.
+        values = (*changes.values(),)
+        transaction.executemany(_update(table, *changes), [values + key for key in keys])
 
     def delete(self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values]) -> None:
         """See `tables.Tables`."""
@@ -118,6 +125,24 @@ def _definition(table: Table[Any]) -> str:
 def _get(table: Table[Any]) -> str:
     where = " AND ".join(f'"{name}" = ?' for name in table.key)
     return f'SELECT {_columns(table)} FROM "{table.name}" WHERE {where}'  # noqa: S608
+
+
+@lru_cache(maxsize=100)
+def _update(table: Table[Any], *changed: str) -> str:
+    where = " AND ".join(f'"{name}" = ?' for name in table.key)
+    changes = ", ".join(f'"{name}" = ?' for name in changed)
+    return f'UPDATE "{table.name}" SET {changes} WHERE {where}'  # noqa: S608
+
+
+def _absent(row: Values) -> tuple[bool, ...]:
+    return tuple([value is None for value in row])
+
+
+@lru_cache(maxsize=1_000)
+def _put(table: Table[Any], absent: tuple[bool, ...]) -> str:
+    # NULL in the statement's own words: a None that is bound takes pysqlite3 2 µs (see eventstore.sqlite.transaction).
+    marks = ", ".join("NULL" if gone else "?" for gone in absent)
+    return f'INSERT OR REPLACE INTO "{table.name}"({_columns(table)}) VALUES ({marks})'  # noqa: S608
 
 
 @lru_cache(maxsize=100)

@@ -301,6 +301,9 @@ class Tables(Protocol):
     def put(self, transaction: Any, table: Table[Any], rows: Sequence[Values]) -> None:
         """Insert rows, or replace those of the same key."""
 
+    def update(self, transaction: Any, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]) -> None:
+        """Put these encoded values into columns of the rows of these keys; what is not there stays away."""
+
     def delete(self, transaction: Any, table: Table[Any], keys: Sequence[Values]) -> None:
         """Take rows away, if they are there."""
 

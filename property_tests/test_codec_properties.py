@@ -140,6 +140,7 @@ def test_the_short_way_from_an_event_to_its_fields_is_the_long_way_or_none(given
     if short is not None:
         long = Structuring()
         assert repr(sorted(short.items())) == repr(sorted(long.fields(event).items()))
+        assert [*short] == [part.name for part in attrs.fields(kind) if part.name in short]
         if not fault_in(short):
             long.event(kind.__name__, kind, short)
 

@@ -225,6 +225,11 @@ def test_fields_of_enums_and_uuids_come_back_as_members_and_uuids():
             CODEC.decode(entry(data, "Typed"))
 
 
+def test_a_whole_number_in_a_field_of_floats_comes_back_as_a_float():
+    assert repr(round_trip(Known(real=1)).real) == "1.0"
+    assert repr(CODEC.parse("Known", {"real": 2}).real) == "2.0"
+
+
 def test_a_time_of_another_zone_is_the_same_moment():
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=5, minutes=30)))
 

@@ -109,6 +109,7 @@ class SQLiteLog:
         self._commits = Commits(self._commit)
         self._closing = threading.Lock()
         self._grown = threading.Condition()
+        self._waiting = 0
         self._idle: list[Connection] = []
         self._closed = False
         self._unsettled = False
@@ -250,15 +251,21 @@ class SQLiteLog:
     def wait(self, position: int, timeout: float) -> bool:
         """See `log.Log`: woken by this process's commits, and looking every 20 ms for those of others."""
         deadline = time.monotonic() + timeout
-        while not self._closed:
-            with self.reading() as view:
-                if view.head().position > position:
-                    return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
+        with self._grown:
+            self._waiting += 1  # before the look: whoever commits after it knows of us
+        try:
+            while not self._closed:
+                with self.reading() as view:
+                    if view.head().position > position:
+                        return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                with self._grown:
+                    self._grown.wait(min(left, _POLL))
+        finally:
             with self._grown:
-                self._grown.wait(min(left, _POLL))
+                self._waiting -= 1
         return False
 
     def facts(self) -> Facts:
@@ -348,8 +355,9 @@ class SQLiteLog:
         self._name = transaction.after
         if transaction.last is not None:
             self._witness.saw(self.id, transaction.last)
-        with self._grown:
-            self._grown.notify_all()
+        if self._waiting:
+            with self._grown:
+                self._grown.notify_all()
 
     def _performed(
         self, connection: Connection, members: Sequence[Member], *, apart: bool

@@ -154,6 +154,14 @@ class TablesContract:
 
         assert self.count() == len(rows)
 
+    def test_columns_of_some_rows_take_new_values_and_nothing_else_does(self) -> None:
+        self.put(Thing("a", 1, "x", 1), Thing("a", 2, "y", 2), Thing("b", 1, "z", 3))
+        keys = [("a", 1), ("b", 1), ("c", 9)]
+        self.write(lambda transaction: self.tables.update(transaction, THINGS, keys, {"name": "new", "size": None}))
+        self.write(lambda transaction: self.tables.update(transaction, THINGS, [], {"name": "none"}))
+
+        assert self.where() == [Thing("a", 1, "new"), Thing("a", 2, "y", 2), Thing("b", 1, "new")]
+
     def test_what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted(self) -> None:
         self.put(Thing("a", 1), Thing("a", 2), Thing("b", 1))
         self.write(lambda transaction: self.tables.delete(transaction, THINGS, [("a", 1), ("b", 1), ("c", 9)]))
