@@ -225,14 +225,14 @@ def test_cancelled_before_it_was_begun_an_append_writes_nothing(tmp_path):
 
 def slowed(store, begun, go):
     """Each append begins, and then waits for a word."""
-    honest = store.gate.standing
+    honest = store.gate.place
 
-    def slow(*arguments):
+    def slow(*arguments, **options):
         begun.set()
         go.wait(PATIENCE)
-        return honest(*arguments)
+        return honest(*arguments, **options)
 
-    store.gate.standing = slow
+    store.gate.place = slow
 
 
 def test_cancelled_while_it_is_committed_an_append_says_what_stands(tmp_path):

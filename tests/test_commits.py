@@ -169,19 +169,23 @@ def test_a_commit_is_shared_by_no_more_than_may_be(log, store, monkeypatch):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_failing_commit_is_unknown_to_each_member_by_its_own_entry_and_each_can_ask(log, store, after):
+    def refused(_transaction):
+        raise LookupError
+
     outcomes = Outcomes()
     with Held(log):
         for number in range(3):
-            submit(log, append(store, f"notes-{number}", MetaSet("n", number)), outcomes)
-        submit(log, lambda _transaction: None, outcomes)
+            submit(log, append(store, f"notes-{number}", MetaSet("n", number), key="k"), outcomes)
+        submit(log, append(store, "notes-2", MetaSet("n", 2), key="k"), outcomes)
+        submit(log, refused, outcomes)
         log._connection = Breaks(log._connection, after=after)  # the write that holds the log has the other one
-    outcomes.wait(4)
+    outcomes.wait(5)
     (members,) = outcomes.told
 
     errors = [member.error for member in members]
     assert {type(error) for error in errors} == {OutcomeUnknown}
-    assert [error.position for error in errors] == [1, 2, 3, None]
-    assert [store.resolve(error) for error in errors] == [after] * 3 + [False]
+    assert [error.position for error in errors] == [1, 2, 3, 3, None]
+    assert [store.resolve(error) for error in errors] == [after] * 4 + [False]
     assert len(read(store)) == (3 if after else 0)
 
 

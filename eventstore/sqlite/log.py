@@ -349,8 +349,9 @@ class SQLiteLog:
         except sqlite3.Error as error:
             self._poisoned()
             # A refusal too: it was judged on the results of members that may not stand.
+            # An answer that rests on a neighbour's entry (the same key) stands or falls with the whole commit.
             for member, last in zip(members, lasts, strict=True):
-                member.error = self._unknown(last, error)
+                member.error = self._unknown(last if member.error else last or transaction.last, error)
             return
         self._name = transaction.after
         if transaction.last is not None:
