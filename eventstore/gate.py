@@ -171,15 +171,12 @@ class Gate:
                 kept = event
             else:
                 text, fields = redacted
-        machine = self._owner.get(kind)
-        if machine is None:
-            return text, fields
-        if kept is not event:
+        if kept is not event and (machine := self._owner.get(kind)) is not None:
             for name in sorted(machine.identifiers):
                 if getattr(kept, name, None) != getattr(event, name, None):
                     reason = "is changed by the redactor, but is what the event is told by; let it pass there"
                     raise InvalidPayload(kind.__name__, f"$.{name}", reason)
-        seal = machine.seals.get(kind)
+        seal = self._seals.get(kind)
         sealed = kept if seal is None else seal(stream, event, kept, vouched)
         return (text, fields) if sealed is kept else self.codec.written(sealed)
 

@@ -304,14 +304,14 @@ class Stream(Generic[S]):
         self,
         *events: object,
         expected_version: int | None = None,
-        attempt: int | None = None,
-        key: str | None = None,
-        meta: Json = None,
-        occurred_at: datetime | None = None,
         provided: Callable[[Writing], None] | None = None,
+        **borne: Any,
     ) -> Callable[[Writing], Placed[S]]:
-        """The job of an append, for who hands it to the log by other ways (see `aio`); `took` takes what it returns."""
-        drafts = self.store.gate.draft(self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at)
+        """The job of an append, for who hands it to the log by other ways (see `aio`); `took` takes what it returns.
+
+        Arguments and errors are those of `append`.
+        """
+        drafts = self.store.gate.draft(self.name, events, **borne)
         return self._job(lambda _state: drafts, expected_version, provided)
 
     def transact(
