@@ -533,18 +533,16 @@ def _error(kind: type, raised: list[str]) -> str:
     parts = [f"## {kind.__name__}", f"{_paragraphs(kind)}{above}"]
     if "__str__" in vars(kind):
         parts.append(f"> {_sample(kind)}")
-    if kind.__annotations__:
-        parts.append("It carries " + ", ".join(f"`{name}`" for name in kind.__annotations__) + ".")
+    if kind.__match_args__:
+        parts.append("It carries " + ", ".join(f"`{name}`" for name in kind.__match_args__) + ".")
     if raised:
         parts.append("Named by: " + ", ".join(f"`{name}`" for name in raised) + ".")
     return "\n\n".join(parts)
 
 
 def _sample(kind: type) -> str:
-    if not attrs.has(kind):
-        return str(kind())
     given = {**_SAMPLES, **_SAMPLES_OF.get(kind.__name__, {})}
-    values = {name: given[name] if name in given else _made_up(name, kind) for name in kind.__annotations__}
+    values = {name: given[name] if name in given else _made_up(name, kind) for name in kind.__match_args__}
     return str(kind(**values)).replace("\n", " ")
 
 

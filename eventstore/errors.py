@@ -1,7 +1,8 @@
 """Every error of Runfold, named for the fact it reports.
 
 Each carries its data as attributes, pickles, and says in one sentence what happened and what to do next.
-This module imports nothing of the package, so that every room may raise from it.
+This module imports nothing of the package, so that every room may raise from it. Its classes are not of attrs, which
+writes and compiles the methods of each: 40 errors took as long to import as all else of ours (a millisecond each).
 
     EventStoreError
     ├── Refused                 nothing was written; state and log are what they were
@@ -46,17 +47,40 @@ This module imports nothing of the package, so that every room may raise from it
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
-from attrs import define
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _GLANCE = 80
 """Signs of a path that a message shows; the error's attribute holds all of it."""
 
 
+@dataclass_transform(eq_default=False)
 class EventStoreError(Exception):
-    """The base of every error that Runfold raises on purpose."""
+    """The base of every error that Runfold raises on purpose.
+
+    The fields that a class names are its arguments, in order, and its attributes; one with a value may be left out. A
+    class that names none is like any other exception.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        names = dict.fromkeys((*cls.__match_args__, *cls.__annotations__))
+        cls.__match_args__ = tuple(names)  # type: ignore[misc] # of a class that is being made
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        names = self.__match_args__
+        if not names and not named:
+            super().__init__(*values)
+            return
+        said = dict(zip(names, values, strict=False)) | named
+        facts = {name: getattr(type(self), name) for name in names if hasattr(type(self), name)} | said
+        if len(said) < len(values) + len(named) or facts.keys() != set(names):
+            raise TypeError(f"{type(self).__name__} takes {_names(names)}")
+        super().__init__(*(facts[name] for name in names))
+        vars(self).update(facts)
 
 
 class Refused(EventStoreError):
@@ -67,7 +91,6 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(names) if names else "nothing"
 
 
-@define(eq=False)
 class InvalidArgument(Refused):
     """An argument that cannot be; the reason goes on where name and value end."""
 
@@ -80,7 +103,6 @@ class InvalidArgument(Refused):
         return f"{self.name} {value if len(value) <= _GLANCE else value[:_GLANCE] + '…'} {self.reason}"
 
 
-@define(eq=False)
 class InvalidPayload(Refused):
     """A payload that JSON would change on the way; `path` leads to the spot."""
 
@@ -93,7 +115,6 @@ class InvalidPayload(Refused):
         return f"{self.type} cannot be stored: {path} {self.reason}"
 
 
-@define(eq=False)
 class UnknownEvent(Refused):
     """A type that no machine of this store knows."""
 
@@ -107,7 +128,6 @@ class UnknownEvent(Refused):
         )
 
 
-@define(eq=False)
 class ForeignEvent(Refused):
     """An event of another machine than the one that the stream's first event fixed."""
 
@@ -123,7 +143,6 @@ class ForeignEvent(Refused):
         )
 
 
-@define(eq=False)
 class KeyReused(Refused):
     """The key stands already in this stream, with other content."""
 
@@ -138,7 +157,6 @@ class KeyReused(Refused):
         )
 
 
-@define(eq=False)
 class Fenced(Refused):
     """The attempt that wrote this is no longer the run's."""
 
@@ -160,7 +178,6 @@ class Fenced(Refused):
         )
 
 
-@define(eq=False)
 class VersionConflict(Refused):
     """The stream is not at the version that was expected."""
 
@@ -175,7 +192,6 @@ class VersionConflict(Refused):
         )
 
 
-@define(eq=False)
 class IllegalTransition(Refused):
     """The machine's table has no such cell."""
 
@@ -191,7 +207,6 @@ class IllegalTransition(Refused):
         return f"{sentence} {self.hint}".rstrip()
 
 
-@define(eq=False)
 class CallReused(Refused):
     """A call id is opened once and returned once."""
 
@@ -203,7 +218,6 @@ class CallReused(Refused):
         return f"call {self.call_id} of {self.stream} {self.fact}; use a new call id for a new call"
 
 
-@define(eq=False)
 class CallNotOpen(Refused):
     """A return needs an open call."""
 
@@ -214,7 +228,6 @@ class CallNotOpen(Refused):
         return f"call {self.call_id} of {self.stream} was never opened; `runfold show {self.stream}` lists its calls"
 
 
-@define(eq=False)
 class DigestMismatch(Refused):
     """The tool and input are not those that were called, asked about or approved under this call id."""
 
@@ -230,7 +243,6 @@ class DigestMismatch(Refused):
         )
 
 
-@define(eq=False)
 class AlreadyAsked(Refused):
     """The call id has a question already."""
 
@@ -242,7 +254,6 @@ class AlreadyAsked(Refused):
         return f"call {self.call_id} of {self.stream} was asked about already and is {self.state}; read that answer"
 
 
-@define(eq=False)
 class AlreadyResolved(Refused):
     """A question is decided once."""
 
@@ -258,7 +269,6 @@ class AlreadyResolved(Refused):
         return f"call {self.call_id} of {self.stream} is {self.decision}{by}{at}; a question is decided once"
 
 
-@define(eq=False)
 class QuestionUnknown(Refused):
     """A decision on a question that was never asked."""
 
@@ -269,7 +279,6 @@ class QuestionUnknown(Refused):
         return f"{self.stream} never asked about call {self.call_id}; list what waits with `runfold confirmations`"
 
 
-@define(eq=False)
 class QuestionOpen(Refused):
     """Not while a question waits for its answer."""
 
@@ -284,7 +293,6 @@ class QuestionOpen(Refused):
         )
 
 
-@define(eq=False)
 class NotApproved(Refused):
     """A call whose question was denied or expired may not be opened."""
 
@@ -296,7 +304,6 @@ class NotApproved(Refused):
         return f"call {self.call_id} of {self.stream} is {self.decision} and may not be made; go on without it"
 
 
-@define(eq=False)
 class LimitReached(Refused):
     """As many of something as one stream may have."""
 
@@ -309,7 +316,6 @@ class LimitReached(Refused):
         return f"{self.stream} may have at most {self.limit} {self.what}; {self.remedy}"
 
 
-@define(eq=False)
 class QueueFull(Refused):
     """As many runs wait as may wait."""
 
@@ -324,7 +330,6 @@ class QueueFull(Refused):
         )
 
 
-@define(eq=False)
 class ImportRefused(Refused):
     """A line of an import file; nothing of that file was written."""
 
@@ -336,7 +341,6 @@ class ImportRefused(Refused):
         return f"{self.source}, line {self.line}: {self.reason} (nothing of this file was written)"
 
 
-@define(eq=False)
 class UnreadableEntry(EventStoreError):
     """An entry that this program cannot decode."""
 
@@ -353,7 +357,6 @@ class UnreadableEntry(EventStoreError):
         )
 
 
-@define(eq=False)
 class ReplayRefused(EventStoreError):
     """An entry in the log that its machine does not accept."""
 
@@ -372,7 +375,6 @@ class ReplayRefused(EventStoreError):
         )
 
 
-@define(eq=False)
 class CursorConflict(EventStoreError):
     """The log does not hold, at the cursor's position, what the reader saw there."""
 
@@ -385,7 +387,6 @@ class CursorConflict(EventStoreError):
         )
 
 
-@define(eq=False)
 class StaleProjection(EventStoreError):
     """A table that may not answer as it stands."""
 
@@ -396,7 +397,6 @@ class StaleProjection(EventStoreError):
         return f"the projection {self.name} {self.reason}; make it anew with `runfold rebuild`"
 
 
-@define(eq=False)
 class ProjectionHalted(EventStoreError):
     """A projection raised at an entry and stands still there; the log went on."""
 
@@ -411,7 +411,6 @@ class ProjectionHalted(EventStoreError):
         )
 
 
-@define(eq=False)
 class RebuildSuperseded(EventStoreError):
     """Another rebuild of the same table began; this one stopped."""
 
@@ -421,7 +420,6 @@ class RebuildSuperseded(EventStoreError):
         return f"another rebuild of {self.name} began and this one stopped; wait for that one"
 
 
-@define(eq=False)
 class RunNotFound(EventStoreError):
     """No run of that id."""
 
@@ -431,7 +429,6 @@ class RunNotFound(EventStoreError):
         return f"there is no run {self.run_id}; list the runs with `runfold runs`"
 
 
-@define(eq=False)
 class CannotOpen(EventStoreError):
     """The store could not be opened; nothing was changed."""
 
@@ -442,7 +439,6 @@ class CannotOpen(EventStoreError):
         return f"cannot open {self.url}: {self.reason}"
 
 
-@define(eq=False)
 class NewerDatabase(EventStoreError):
     """The database was written by a newer release; nothing was changed."""
 
@@ -457,7 +453,6 @@ class NewerDatabase(EventStoreError):
         )
 
 
-@define(eq=False)
 class DatabaseBusy(EventStoreError):
     """Another process held the write lock for as long as we were ready to wait; nothing was written."""
 
@@ -471,7 +466,6 @@ class DatabaseBusy(EventStoreError):
         )
 
 
-@define(eq=False)
 class OutcomeUnknown(EventStoreError):
     """The disk failed in the very commit: what was to be written may stand, or not, and a look cannot tell yet.
 
@@ -490,7 +484,6 @@ class OutcomeUnknown(EventStoreError):
         )
 
 
-@define(eq=False)
 class LostTail(EventStoreError):
     """The witness beside the database saw entries that the log does not hold; nothing was written."""
 
@@ -507,7 +500,6 @@ class LostTail(EventStoreError):
         )
 
 
-@define(eq=False)
 class ForkedStore(EventStoreError):
     """A handle was carried into a child process, where it must not be used."""
 
@@ -524,7 +516,6 @@ class StoreClosed(EventStoreError):
         return "this store was closed; connect again"
 
 
-@define(eq=False)
 class WorkerClosed(EventStoreError):
     """The worker was closed; it takes up nothing more."""
 
@@ -534,7 +525,6 @@ class WorkerClosed(EventStoreError):
         return f"the worker {self.worker} was closed and takes up nothing more; make a new one with runs.worker(…)"
 
 
-@define(eq=False)
 class CallFailed(EventStoreError):
     """The call that is asked for again returned with an error, which `output` tells."""
 
@@ -546,7 +536,6 @@ class CallFailed(EventStoreError):
         return f"call {self.call_id} of {self.stream} returned with an error, which stands: {self.output!r}"
 
 
-@define(eq=False)
 class Waiting(EventStoreError):
     """A question is unanswered; leaving `with attempt` by this parks the run for a person."""
 
@@ -557,7 +546,6 @@ class Waiting(EventStoreError):
         return f"{self.stream} waits for a person's answer to {_names(self.call_ids)}; see `runfold confirmations`"
 
 
-@define(eq=False)
 class Unreturned(EventStoreError):
     """A call began and nobody knows how it ended; leaving `with attempt` by this parks the run for an operator."""
 

@@ -6,7 +6,7 @@ puts the last one in place, a rollback forgets it. Other rooms keep their tables
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,7 +155,7 @@ class _Disk:
     """What the handles of one memory log share, as processes share a file."""
 
     def __init__(self) -> None:
-        self.id = secrets.token_hex(16)
+        self.id = os.urandom(16).hex()
         self.genesis = genesis(self.id)
         self.root = Root(Head(0, self.genesis, 0))
         self.name = object()

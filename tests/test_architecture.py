@@ -1,6 +1,7 @@
 """The shape of the house: who may import whom, what is exported, how long a file may be."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -44,12 +45,55 @@ def test_the_faces_hold_these_names_and_no_more():
         assert all(hasattr(face, name) for name in face.__all__)
 
 
-@pytest.mark.parametrize("face", ["eventstore", "projections"])
-def test_a_face_holds_imports_and_all_only(face):
-    tree = ast.parse((ROOT / face / "__init__.py").read_text())
+def test_a_face_holds_imports_and_all_only():
+    tree = ast.parse((ROOT / "projections" / "__init__.py").read_text())
 
-    kinds = {type(node) for node in tree.body}
-    assert kinds <= {ast.Expr, ast.ImportFrom, ast.Import, ast.Assign}
+    assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign}
+
+
+def test_the_lazy_face_gives_what_type_checkers_are_told_and_no_more():
+    (told,) = [node for node in ast.parse(Path(eventstore.__file__).read_text()).body if isinstance(node, ast.If)]
+    promised = {name.name: node.module for node in told.body for name in node.names}
+
+    assert sorted(promised) == sorted(eventstore.__all__)
+    for name, room in promised.items():
+        assert getattr(eventstore, name) is getattr(importlib.import_module(room), name)
+    assert set(dir(eventstore)) > set(eventstore.__all__)
+    with pytest.raises(AttributeError, match="module 'eventstore' has no attribute 'nothing'"):
+        eventstore.nothing  # noqa: B018
+
+
+def loaded_by(program):
+    """The modules that a new Python has loaded after a program and would not have without."""
+    tell = "; import sys; print(*sys.modules)"
+    bare, full = (
+        subprocess.run([sys.executable, "-c", text + tell], cwd=ROOT, capture_output=True, text=True, check=True)
+        for text in ("pass", program)
+    )
+    return set(full.stdout.split()) - set(bare.stdout.split())
+
+
+def test_importing_the_write_side_imports_nothing_else_until_a_name_is_asked_for():
+    assert loaded_by("import eventstore") == {"eventstore"}
+    assert loaded_by("from eventstore import Refused") & {"attr", "orjson", "rpds", "eventstore.log"} == set()
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("import eventstore; eventstore.connect('memory:').append('a', eventstore.MetaSet('b', 1))", {"sqlite3"}),
+        ("import projections; projections.connect('memory:').submit('deploy')", {"sqlite3"}),
+        ("import projections, sys; sys.argv = ['runfold']; import projections.cli", set()),
+    ],
+    ids=["the write side", "the read side", "the command"],
+)
+def test_what_is_heavy_is_imported_by_those_who_need_it(program, more):
+    """cattrs alone takes longer than all of ours; a program of plain events on one thread never needs any of these."""
+    heavy = {"cattrs", "sqlite_utils", "zstandard", "hypothesis", "pytest", "numpy", "matplotlib", "asyncio"}
+    heavy |= {"concurrent.futures", "logging"} if "eventstore." in program else set()
+    heavy |= {"click", "rich"} if "cli" not in program else set()
+
+    assert loaded_by(program) & (heavy | more) == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
