@@ -332,6 +332,9 @@ def _arguments(function: Any) -> str:
 
 
 def _each_argument(given: ast.arguments):
+    by_place = [argument for argument in given.posonlyargs if argument.arg not in ("self", "cls")]
+    if by_place:
+        yield from (*map(ast.unparse, by_place), "/")
     defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
     for argument, default in zip(given.args, defaults, strict=False):
         yield _argument(argument, default)
@@ -456,6 +459,11 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
     "ForeignEvent": {"type": "OrderPlaced"},
     "IllegalTransition": {"phase": "completed", "hint": "To go on, submit a new run that continues it."},
     "DigestMismatch": {"expected": "5f3a9c21e0b7d4", "actual": "c0ffee00a1b2c3"},
+    "SelfReference": {"role": "parent_id"},
+    "VersionBeyondEnd": {"version": 9, "end": 7},
+    "AgentDiffers": {"expected": "writer", "given": "reviewer"},
+    "SpecDiffers": {"expected": "5f3a9c21", "given": "c0ffee00"},
+    "LineageBroken": {"ancestor": "run-7", "reason": "does not stand in this log"},
     "ImportRefused": {"reason": "the line is not JSON: Expecting value at column 1"},
     "UnreadableEntry": {
         "type": "OrderPlaced", "reason": "no class of that name is known here",

@@ -24,6 +24,11 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── NotApproved         a call whose question was denied or expired
     │   ├── LimitReached        a run has as many labels, open questions or open calls as it may have
     │   ├── QueueFull           as many runs wait as may wait
+    │   ├── SelfReference       a run as its own parent, or as the run that it continues
+    │   ├── VersionBeyondEnd    a run cannot be continued from a version that it does not have
+    │   ├── AgentDiffers        the run to go on from was another agent's
+    │   ├── SpecDiffers         the run to go on from was performed by another definition
+    │   ├── NoCheckpoint        the run to go on from had saved none
     │   └── ImportRefused       a line of an import file, and why
     ├── UnreadableEntry         an entry in the log that this program cannot decode
     ├── ReplayRefused           an entry in the log that its machine does not accept
@@ -32,6 +37,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── ProjectionHalted        a projection raised at an entry and stands still there
     ├── RebuildSuperseded       another rebuild of the same table began
     ├── RunNotFound             no run of that id
+    ├── LineageBroken           a run goes on from one that is not there, or from itself
     ├── CannotOpen              not a database of ours, not readable, or not there
     ├── NewerDatabase           written by a newer release
     ├── DatabaseBusy            another process holds the write lock for too long
@@ -330,6 +336,75 @@ class QueueFull(Refused):
         )
 
 
+class SelfReference(Refused):
+    """A run that names itself as its parent, or as the run that it continues."""
+
+    run_id: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.run_id} names itself as its {self.role} and was not queued; name another run, or none"
+
+
+class VersionBeyondEnd(Refused):
+    """A run is to be continued from a version that it does not have."""
+
+    run_id: str
+    version: int
+    end: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.run_id} ends at version {self.end} and cannot be continued from version {self.version}; "
+            f"name one from 1 to {self.end}, or none for its end"
+        )
+
+
+def _named(value: str | None) -> str:
+    return "none" if value is None else value
+
+
+class AgentDiffers(Refused):
+    """The run to go on from was performed by another agent."""
+
+    run_id: str
+    expected: str | None
+    given: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.run_id} was performed by the agent {_named(self.expected)} and not by {self.given}, so it was not "
+            "continued; name that agent, or submit a run with continues= to go on from it with another"
+        )
+
+
+class SpecDiffers(Refused):
+    """The run to go on from was performed by another definition of the agent."""
+
+    run_id: str
+    expected: str | None
+    given: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.run_id} was performed under the spec hash {_named(self.expected)} and not {self.given}, so it was "
+            "not continued; leave spec_hash out if its checkpoint still fits"
+        )
+
+
+class NoCheckpoint(Refused):
+    """The run to go on from had saved no checkpoint there, nor had those that it continues."""
+
+    run_id: str
+    version: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.run_id} has no checkpoint up to version {self.version} to go on from; submit its input again, or "
+            "go on without one with needs_checkpoint=False"
+        )
+
+
 class ImportRefused(Refused):
     """A line of an import file; nothing of that file was written."""
 
@@ -427,6 +502,20 @@ class RunNotFound(EventStoreError):
 
     def __str__(self) -> str:
         return f"there is no run {self.run_id}; list the runs with `runfold runs`"
+
+
+class LineageBroken(EventStoreError):
+    """A chain of runs, each going on from the one before, that leads to a run that is not there, or back to itself."""
+
+    run_id: str
+    ancestor: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the runs that {self.run_id} goes on from cannot be followed beyond {self.ancestor}, which {self.reason}; "
+            "bring it into this log, or submit the run anew"
+        )
 
 
 class CannotOpen(EventStoreError):

@@ -68,6 +68,7 @@ class AsyncRuns:
         self._loop.close()
 
     submit = _awaited(Runs.submit)
+    continue_from = _awaited(Runs.continue_from)
     resolve = _awaited(Runs.resolve)
     settle = _awaited(Runs.settle)
     cancel = _awaited(Runs.cancel)

@@ -33,7 +33,6 @@ from eventstore.errors import (
 )
 from eventstore.payloads import Json, digest
 from eventstore.workflow import (
-    CheckpointSaved,
     ConfirmationRequested,
     ConfirmationResolved,
     Error,
@@ -47,6 +46,7 @@ from eventstore.workflow import (
     ToolReturned,
     bound,
 )
+from projections.lineage import inherited_checkpoint
 from projections.streaming import Delta
 
 if TYPE_CHECKING:
@@ -147,16 +147,23 @@ class Attempt:
 
     @cached_property
     def checkpoint(self) -> Json:
-        """The state that the latest checkpoint held when this attempt began; None if there was none."""
-        if not self._checkpoint_version:
-            return None
-        (saved,) = self.stream.read(after=self._checkpoint_version - 1, limit=1)
-        event: CheckpointSaved = saved.event
-        return event.state
+        """The state that the latest checkpoint held when this attempt began; None if there was none.
+
+        Of a run that continues another, it is that one's, until it has saved one of its own.
+
+        Raises:
+            LineageBroken: the run that it continues is not in this log.
+        """
+        saved: Recorded | None
+        if self._checkpoint_version:
+            (saved,) = self.stream.read(after=self._checkpoint_version - 1, limit=1)
+        else:
+            saved = inherited_checkpoint(self.stream.store, self.run_id, self.queued.continues)
+        return None if saved is None else saved.event.state
 
     @cached_property
     def since(self) -> tuple[Recorded, ...]:
-        """What earlier attempts recorded after that checkpoint, in order (all of it, if there was none)."""
+        """What earlier attempts of this run recorded after its checkpoint, in order (all of it, if it saved none)."""
         recorded = self.stream.read(after=self._checkpoint_version, limit=self._begun_at - self._checkpoint_version)
         return tuple(recorded)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from eventstore.errors import InvalidArgument, QuestionUnknown, QueueFull, Refused, RunNotFound
+from eventstore.errors import InvalidArgument, KeyReused, QuestionUnknown, QueueFull, Refused, RunNotFound
 from eventstore.limits import check_name
 from eventstore.workflow import (
     RUN,
@@ -26,7 +27,7 @@ from eventstore.workflow import (
     RunState,
     ToolReturned,
 )
-from projections import readings
+from projections import lineage, readings
 from projections.checkpoints import CHECKPOINTS
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
@@ -113,7 +114,7 @@ class Runs:
             spec_hash: of the agent's definition.
             job_id: the job it is part of.
             parent_id: the run that waits for it.
-            continues: the run and version that it goes on from.
+            continues: the run and version that it goes on from; see `continue_from`.
             labels: names and values of the caller's own.
             config: its settings, any JSON.
             priority: higher goes first.
@@ -125,6 +126,9 @@ class Runs:
 
         Raises:
             QueueFull: as many wait as may.
+            RunNotFound: no run is its parent, or the one that it continues.
+            SelfReference: it is itself the one or the other.
+            VersionBeyondEnd: the run that it continues has not come that far.
             IllegalTransition: a run of this id exists.
             KeyReused: the key stands with other content.
             InvalidPayload, InvalidArgument: nothing was written.
@@ -145,12 +149,68 @@ class Runs:
             labels=labels or {},
             config=config,
         )
-        stream = self.store.stream(run_id, RUN)
-        if max_queued is None:
-            stream.append(event, key=key)
-        else:
-            stream.append(event, key=key, provided=lambda writing: self._room(writing, workflow, max_queued))
+        self.store.stream(run_id, RUN).append(event, key=key, provided=partial(self._admit, run_id, event, max_queued))
         return run_id
+
+    def continue_from(
+        self,
+        continued: str,
+        /,
+        *,
+        version: int | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        spec_hash: str | None = None,
+        input: Json = ...,  # noqa: A002 - the event's own field name
+        config: Json = ...,
+        needs_checkpoint: bool = True,
+        **options: Any,
+    ) -> str:
+        """Submit a run that goes on from another, which may have ended, or may still be going on.
+
+        Until it saves a checkpoint of its own, the new run's is the latest that stood there, whatever becomes of the
+        other run. Workflow, agent, spec hash, job, input and settings are the other's unless given.
+
+        Args:
+            continued: the run to go on from.
+            version: where in it; as far as it has come by now, unless given. It is fixed with the new run.
+            workflow: the new run's.
+            agent: who performs it; refused where another performed the one to go on from.
+            spec_hash: of the agent's definition; refused where it differs likewise.
+            input: the new run's; any JSON.
+            config: the new run's settings.
+            needs_checkpoint: refuse where there is no checkpoint to go on from.
+            options: as for `submit`: `run_id` and `key` of the new run, `parent_id`, `labels`, `priority` …
+
+        Returns:
+            The new run's id.
+
+        Raises:
+            RunNotFound, VersionBeyondEnd: there is no such run, or it has not come that far.
+            AgentDiffers, SpecDiffers: it was another's; give neither to ask for neither.
+            NoCheckpoint: it had saved none there, nor had those that it continues itself.
+            And what `submit` raises.
+        """
+        guards: dict[str, Any] = {"agent": agent, "spec_hash": spec_hash, "needs_checkpoint": needs_checkpoint}
+        fork = lineage.fork(self.store, continued, version, **guards)
+        given = {"input": input, "config": config, **options}
+        asked = {name: value for name, value in given.items() if value is not ...}
+        try:
+            submitted = fork.workflow if workflow is None else workflow
+            return self.submit(submitted, continues=fork.continues, **{**fork.inherited, **asked})
+        except KeyReused as standing:
+            first = lineage.begun(self.store, standing.stream)
+            if version is not None or first is None or first.run_id != continued or first == fork.continues:
+                raise
+            # Submitted before under this key; the other run has gone on since, and the fork is where it was then.
+            return self.continue_from(
+                continued, version=first.version, workflow=workflow, **guards, input=input, config=config, **options
+            )
+
+    def _admit(self, run_id: str, event: RunQueued, max_queued: int | None, writing: Writing) -> None:
+        lineage.admit(self.store, writing, run_id, parent_id=event.parent_id, continues=event.continues)
+        if max_queued is not None:
+            self._room(writing, event.workflow, max_queued)
 
     def _room(self, writing: Writing, workflow: str, limit: int) -> None:
         table = self._projector.table(WORKFLOW_RUNS)

@@ -19,7 +19,7 @@ from eventstore.errors import (
 )
 from eventstore.workflow import Continues, RunCompleted, RunPaused
 from projections.workflow_runs import WORKFLOW_RUNS, RunRow
-from tests.world import World
+from tests.world import Refusal, World
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -34,40 +34,22 @@ def runs(world):
     return world.runs()
 
 
-class Refusal:
-    """The block raises this, and neither the log nor any row changed."""
-
-    def __init__(self, runs, kind, match=None):
-        self.runs, self.raises = runs, pytest.raises(kind, match=match)
-
-    def _everything(self):
-        return list(self.runs.store.read_all()), self.runs.workflow_runs.where(), self.runs.confirmations.where()
-
-    def __enter__(self):
-        self.before = self._everything()
-        return self.raises.__enter__()
-
-    def __exit__(self, *error):
-        passed = self.raises.__exit__(*error)
-        assert self._everything() == self.before
-        return passed
-
-
 # --- submit ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_submitted_run_stands_in_the_log_and_in_its_row_when_submit_returns(world, runs):
+    runs.submit("deploy", run_id="p")
     run_id = runs.submit(
         "deploy", input={"env": "prod"}, agent="a", spec_hash="h", job_id="j", parent_id="p", priority=3,
-        continues=Continues("run-0", 7), not_before=world.now, labels={"team": "x"}, config={"k": 1},
+        continues=Continues("p", 1), not_before=world.now, labels={"team": "x"}, config={"k": 1},
     )  # fmt: skip
 
     (event,) = (recorded.event for recorded in runs.store.read(run_id))
-    assert (event.input, event.config, event.continues) == ({"env": "prod"}, {"k": 1}, Continues("run-0", 7))
+    assert (event.input, event.config, event.continues) == ({"env": "prod"}, {"k": 1}, Continues("p", 1))
     row = world.runs().workflow_runs.get(run_id)
     assert row == RunRow(
-        run_id, "queued", "deploy", "a", "j", "p", "run-0", 7, "h", priority=3, queued_at=world.now,
-        not_before=world.now, labels={"team": "x"}, position=1,
+        run_id, "queued", "deploy", "a", "j", "p", "p", 1, "h", priority=3, queued_at=world.now,
+        not_before=world.now, labels={"team": "x"}, position=2,
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import hashlib
 from datetime import timedelta
 from itertools import count
 
+import pytest
+
 from eventstore.log import Entry
 from eventstore.memory import MemoryLog
 from eventstore.payloads import from_microseconds
@@ -88,6 +90,25 @@ class World:
     def close(self):
         for thing in self._open:
             thing.close()
+
+
+class Refusal:
+    """The block raises this, and neither the log nor any row changed."""
+
+    def __init__(self, runs, kind, match=None):
+        self.runs, self.raises = runs, pytest.raises(kind, match=match)
+
+    def _everything(self):
+        return list(self.runs.store.read_all()), self.runs.workflow_runs.where(), self.runs.confirmations.where()
+
+    def __enter__(self):
+        self.before = self._everything()
+        return self.raises.__enter__()
+
+    def __exit__(self, *error):
+        passed = self.raises.__exit__(*error)
+        assert self._everything() == self.before
+        return passed
 
 
 def forge(log, *entries, stream="run-1", attempt=1):
