@@ -1,57 +1,66 @@
 """Many callers at once: threads and asyncio tasks that share commits, against those who wait for one another.
 
-Each round, every writer appends a few events of a tool call, one at a time, and waits for each. "Batches" is the same
-number of ready rows in commits of a hundred: what sharing could reach if nothing had to be prepared or judged. "Lock"
-is what most stores are: one connection behind a lock, in the same process, a commit for each.
+Each round, every writer makes two tool calls of a run of its own, each of which returns: four events, one at a time,
+and it waits for each. "Batches" is as many ready rows, of the same bytes, in commits of a hundred: what sharing could
+reach if nothing had to be prepared or judged. "Lock" is what most stores are: one connection behind a lock, in the same
+process, a commit for each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import projections
+from eventstore.codec import Codec
 from eventstore.log import Member
-from eventstore.workflow import RunQueued, RunStarted, ToolCalled
+from eventstore.workflow import RunQueued, RunStarted, ToolCalled, ToolReturned
+from tests.benchmarks import workload
 from tests.benchmarks.bare import Bare, Row
 from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, median, percentile, ratio, take_turns
 
-_PAYLOAD = "x" * 220
 _EACH = 4
-"""Events that a writer appends in a round."""
+"""Events that a writer appends in a round: two calls that return, so that the run's state stays as small as it was."""
 _HUNDRED = 100
+_NOTE, _LOG = (workload.words(random.Random(1), size) for size in (181, 616))
+
+
+def _steps() -> Iterator[ToolCalled | ToolReturned]:
+    """What one writer appends: a call, its return, the next call …, of the usual sizes."""
+    for number in count():
+        yield ToolCalled(f"call-{number}", "run_tests", {"path": "src/module_1.py", "note": _NOTE})
+        yield ToolReturned(f"call-{number}", {"exit": 0, "log": _LOG})
 
 
 class _Rows:
-    """Ready rows for bare tables: as large as what the store writes."""
+    """Ready rows for a bare table, of the bytes that one writer of ours writes; made before anything is timed."""
 
-    def __init__(self, data: str) -> None:
-        self._data = data
-        self._numbers = count(1)
+    def __init__(self, codec: Codec, rounds: int, size: int) -> None:
+        rows = self._all(codec)
+        self._rounds = [list(islice(rows, size)) for _ in range(rounds)]
 
-    def one(self) -> Row:
-        number = next(self._numbers)
-        return (number, "run-1", number, "ToolCalled", number, None, 1, None, bytes(32), None, self._data)
+    @staticmethod
+    def _all(codec: Codec) -> Iterator[Row]:
+        for at, event in enumerate(_steps(), start=1):
+            yield (at, "run-1", at, type(event).__name__, at, None, 1, None, bytes(32), None, codec.encode(event))
 
-    def many(self, size: int) -> list[Row]:
-        return [self.one() for _ in range(size)]
+    def insert_in_batches(self, bare: Bare, number: int) -> None:
+        """The rows of a round, a hundred a commit."""
+        rows = self._rounds[number]
+        for start in range(0, len(rows), _HUNDRED):
+            bare.insert_many(rows[start : start + _HUNDRED])
 
-
-def _ready(runs: projections.Runs) -> _Rows:
-    return _Rows(runs.store.gate.codec.encode(ToolCalled("c-1-1", "shell", {"command": _PAYLOAD})))
-
-
-def _batches(bare: Bare, rows: _Rows, events: int) -> Callable[[int], None]:
-    def write(_number: int) -> None:
-        for start in range(0, events, _HUNDRED):
-            bare.insert_many(rows.many(min(_HUNDRED, events - start)))
-
-    return write
+    def of_writers(self, number: int) -> list[list[Row]]:
+        """The rows of a round, by writer."""
+        rows = self._rounds[number]
+        return [rows[start : start + _EACH] for start in range(0, len(rows), _EACH)]
 
 
 def tasks(setting: Setting) -> Outcome:
@@ -60,32 +69,31 @@ def tasks(setting: Setting) -> Outcome:
     rounds = setting.pick(smallest=1, quick=10, full=60)
     loop = asyncio.new_event_loop()
     runs = loop.run_until_complete(_connected(setting))
-    streams = loop.run_until_complete(_begun(runs, writers))
-    rows = _ready(runs.runs)
+    writing = [(stream, _steps()) for stream in loop.run_until_complete(_begun(runs, writers))]
+    rows = _Rows(runs.runs.store.gate.codec, rounds + 1, writers * _EACH)
     bare, locked = Bare(setting.path("bare")), Bare(setting.path("locked"))
-    numbers = count(1)
 
-    async def appends(stream: Any) -> None:
-        for _ in range(_EACH):
-            await stream.append(ToolCalled(f"c-{next(numbers)}", "shell", {"command": _PAYLOAD}))
+    async def appends(stream: Any, events: Iterator[Any]) -> None:
+        for event in islice(events, _EACH):
+            await stream.append(event)
 
     async def all_append() -> None:
-        await asyncio.gather(*map(appends, streams))
+        await asyncio.gather(*(appends(stream, events) for stream, events in writing))
 
-    async def all_wait() -> None:
+    async def all_wait(number: int) -> None:
         lock = asyncio.Lock()
 
-        async def writes() -> None:
-            for _ in range(_EACH):
+        async def writes(mine: list[Row]) -> None:
+            for row in mine:
                 async with lock:
-                    await asyncio.to_thread(locked.insert, rows.one())
+                    await asyncio.to_thread(locked.insert, row)
 
-        await asyncio.gather(*(writes() for _ in range(writers)))
+        await asyncio.gather(*map(writes, rows.of_writers(number)))
 
     contenders = {
         "ours": lambda _number: loop.run_until_complete(all_append()),
-        "batches": _batches(bare, rows, writers * _EACH),
-        "lock": lambda _number: loop.run_until_complete(all_wait()),
+        "batches": lambda number: rows.insert_in_batches(bare, number),
+        "lock": lambda number: loop.run_until_complete(all_wait(number)),
     }
     taken = take_turns(contenders, rounds, seed=setting.seed, warmup=1)
     loop.run_until_complete(runs.close())
@@ -99,8 +107,8 @@ async def _connected(setting: Setting) -> Any:
     return await projections.aconnect(setting.path("ours"))
 
 
-async def _begun(runs: Any, writers: int) -> list[Any]:
-    streams = [runs.store.stream(f"run-{number}") for number in range(writers)]
+async def _begun(runs: Any, writers: int, name: str = "run") -> list[Any]:
+    streams = [runs.store.stream(f"{name}-{number}") for number in range(writers)]
     for stream in streams:
         await stream.append(RunQueued("w"), RunStarted("w"))
     return streams
@@ -129,25 +137,26 @@ def threads(setting: Setting) -> Outcome:
         streams = [runs.store.stream(f"run-{number}") for number in range(writers)]
         for stream in streams:
             stream.append(RunQueued("w"), RunStarted("w"))
-        rows = _ready(runs)
+        writing = [_steps() for _ in streams]
+        rows = _Rows(runs.store.gate.codec, rounds + 1, writers * _EACH)
         bare, locked = Bare(setting.path("bare")), Bare(setting.path("locked"))
-        numbers, lock = count(1), threading.Lock()
+        lock = threading.Lock()
 
-        def appends(stream: Any) -> None:
-            for _ in range(_EACH):
+        def appends(stream: Any, events: Iterator[Any]) -> None:
+            for event in islice(events, _EACH):
                 begun = time.perf_counter_ns()
-                stream.append(ToolCalled(f"c-{next(numbers)}", "shell", {"command": _PAYLOAD}))
+                stream.append(event)
                 waits.append((time.perf_counter_ns() - begun) / 1000)
 
-        def writes(_stream: Any) -> None:
-            for _ in range(_EACH):
+        def writes(mine: list[Row]) -> None:
+            for row in mine:
                 with lock:
-                    locked.insert(rows.one())
+                    locked.insert(row)
 
         contenders = {
-            "ours": lambda _number: list(pool.map(appends, streams)),
-            "batches": _batches(bare, rows, writers * _EACH),
-            "lock": lambda _number: list(pool.map(writes, streams)),
+            "ours": lambda _number: list(pool.map(appends, streams, writing)),
+            "batches": lambda number: rows.insert_in_batches(bare, number),
+            "lock": lambda number: list(pool.map(writes, rows.of_writers(number))),
         }
         taken = take_turns(contenders, rounds, seed=setting.seed, warmup=1)
         bare.close()
@@ -185,47 +194,51 @@ def _lone_figure(taken: Samples) -> Figure:
 def writers(setting: Setting) -> Outcome:
     """Throughput over writers: 1, 2, 4 … 128 threads, and as many tasks."""
     most = setting.pick(smallest=2, quick=16, full=128)
-    events = setting.pick(smallest=4, quick=256, full=1_024)
-    rates: dict[str, dict[int, float]] = {"threads": {}, "tasks": {}}
+    events = setting.pick(smallest=4, quick=256, full=2_048)
+    rates: dict[str, dict[str, float]] = {"threads": {}, "tasks": {}}
     loop = asyncio.new_event_loop()
     runs = loop.run_until_complete(_connected(setting))
-    numbers = count(1)
-    size = 1
-    while size <= most:
-        streams = [runs.store.stream(f"run-{size}-{number}") for number in range(size)]
-        for stream in streams:
-            loop.run_until_complete(stream.append(RunQueued("w"), RunStarted("w")))
-
-        async def appends(stream: Any, each: int = events // size) -> None:
-            for _ in range(each):
-                await stream.append(ToolCalled(f"c-{next(numbers)}", "shell", {"command": _PAYLOAD}))
-
-        def append(stream: Any, each: int = events // size) -> None:
-            for _ in range(each):
-                stream.stream.append(ToolCalled(f"c-{next(numbers)}", "shell", {"command": _PAYLOAD}))
-
-        async def all_append(streams: list[Any] = streams) -> None:
-            await asyncio.gather(*map(appends, streams))
-
-        with ThreadPoolExecutor(size) as pool:
-            for kind, work in (
-                ("threads", lambda pool=pool, streams=streams, append=append: list(pool.map(append, streams))),
-                ("tasks", lambda all_append=all_append: loop.run_until_complete(all_append())),
-            ):
-                begun = time.perf_counter()
-                work()
-                rates[kind][size] = events // size * size / (time.perf_counter() - begun)
-        size *= 2
+    sizes = [2**power for power in range(most.bit_length())]
+    for size in sizes:
+        each = events // size
+        streams = {kind: loop.run_until_complete(_begun(runs, size, f"{kind}-{size}")) for kind in rates}
+        rates["threads"][str(size)] = _rate(events, partial(_in_threads, streams["threads"], each))
+        in_tasks = partial(_in_tasks, streams["tasks"], each)
+        rates["tasks"][str(size)] = _rate(events, lambda work=in_tasks: loop.run_until_complete(work()))  # type: ignore[misc]
+    rows = _Rows(runs.runs.store.gate.codec, 1, events)
+    bare = Bare(setting.path("bare"))
+    rates["batches"] = {str(_HUNDRED): _rate(events, lambda: rows.insert_in_batches(bare, 0))}
+    bare.close()
     loop.run_until_complete(runs.close())
     loop.close()
-    figures = [
-        Figure(
-            f"{kind}: {found[max(found)] / found[1]:.1f} times the rate of one, with {max(found)}",
-            found[max(found)],
-            "events/s",
-        )
-        for kind, found in rates.items()
-    ]
-    return Outcome(
-        figures, facts={kind: {str(size): rate for size, rate in found.items()} for kind, found in rates.items()}
-    )
+    figures = []
+    for kind in ("threads", "tasks"):
+        alone, many = rates[kind]["1"], rates[kind][str(sizes[-1])]
+        figures += [
+            Figure(f"{sizes[-1]} {kind}, of the rate of one", many / alone, more_is_better=True),
+            Figure(f"{sizes[-1]} {kind}", many, "events/s"),
+        ]
+    return Outcome(figures, facts=rates)
+
+
+def _rate(events: int, work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return events / (time.perf_counter() - begun)
+
+
+def _in_threads(streams: list[Any], each: int) -> None:
+    def appends(stream: Any) -> None:
+        for event in islice(_steps(), each):
+            stream.stream.append(event)
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        list(pool.map(appends, streams))
+
+
+async def _in_tasks(streams: list[Any], each: int) -> None:
+    async def appends(stream: Any) -> None:
+        for event in islice(_steps(), each):
+            await stream.append(event)
+
+    await asyncio.gather(*map(appends, streams))

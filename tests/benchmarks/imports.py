@@ -23,6 +23,8 @@ def imports(setting: Setting) -> Outcome:
     """`import eventstore` over bare Python, and what the first use and the read side add; compiled files in place."""
     # Compiled files are where everybody has them after the first import, whatever this process was told about them.
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": str(setting.folder / "compiled")}
+    if setting.size == "smallest":  # the seconds that compiling takes are nobody's there
+        environment.pop("PYTHONPYCACHEPREFIX")
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def program(text: str) -> None:
