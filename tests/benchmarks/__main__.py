@@ -20,10 +20,9 @@ import click
 
 from eventstore.sqlite.driver import DRIVER, SQLITE_VERSION
 from tests.benchmarks.catalogue import BENCHMARKS, benchmark
-from tests.benchmarks.harness import Figure, Outcome, Setting, Size
+from tests.benchmarks.harness import KEPT, Figure, Outcome, Setting, Size
 from tests.benchmarks.publishing import line_of, publish
 
-KEPT = Path(__file__).parent / "out"
 _ROW = "{:52} {:>11} {:>9} {:>9}  {:8} {}"
 
 
@@ -32,12 +31,13 @@ _ROW = "{:52} {:>11} {:>9} {:>9}  {:8} {}"
 @click.option("--quick", is_flag=True, help="A few seconds each: enough to see a change, too little to publish.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Also write all raw results into this file.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Measure on this file system.")
+@click.option("--events", type=int, help="In the largest log, unless a million: 10000000 takes 25 GB and an hour.")
 @click.option("--seed", default=1, show_default=True, help="Of the workload and of who comes first in each round.")
 @click.option("--list", "listing", is_flag=True, help="Say what there is.")
 @click.option("--publish", "publishing", is_flag=True, help="Write kept full results into the docs, and draw them.")
 def main(
-    *, only: tuple[str, ...], quick: bool, output: Path | None, folder: Path | None, seed: int, listing: bool,
-    publishing: bool,
+    *, only: tuple[str, ...], quick: bool, output: Path | None, folder: Path | None, events: int | None, seed: int,
+    listing: bool, publishing: bool,
 ) -> None:  # fmt: skip
     """What Runfold costs: ratios measured side by side in one interleaved run."""
     if listing:
@@ -48,7 +48,7 @@ def main(
     for name in [name for name in only if name] if only else BENCHMARKS:
         if name not in BENCHMARKS:
             raise click.BadParameter(f"there is no benchmark {name}; there are {', '.join(BENCHMARKS)}")
-        results[name] = run(name, size="quick" if quick else "full", folder=folder, seed=seed)
+        results[name] = run(name, size="quick" if quick else "full", folder=folder, seed=seed, events=events)
         keep(KEPT / "quick" if quick else KEPT, name, results[name])
         show(name, results[name])
     if output is not None:
@@ -57,11 +57,13 @@ def main(
         publish({path.stem: json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))})
 
 
-def run(name: str, *, size: Size, folder: Path | None = None, seed: int = 1) -> dict[str, Any]:
+def run(
+    name: str, *, size: Size, folder: Path | None = None, seed: int = 1, events: int | None = None
+) -> dict[str, Any]:
     """Measure one benchmark in a folder of its own that is taken away again; the outcome as plain JSON."""
     KEPT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder or KEPT, prefix=f"{name}-") as scratch:
-        outcome: Outcome = benchmark(name)(Setting(Path(scratch), size, seed))
+        outcome: Outcome = benchmark(name)(Setting(Path(scratch), size, seed, events))
     about = {"benchmark": name, "size": size, "seed": seed, "when": datetime.now(UTC).isoformat(timespec="seconds")}
     return {**about, "machine": machine(), **outcome.plain()}
 

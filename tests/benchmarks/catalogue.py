@@ -16,6 +16,11 @@ BENCHMARKS = {
     "tasks": "tests.benchmarks.concurrency:tasks",
     "writers": "tests.benchmarks.concurrency:writers",
     "checkpoints": "tests.benchmarks.checkpoints:checkpoints",
+    "rebuild": "tests.benchmarks.rebuilding:rebuild",
+    "beside": "tests.benchmarks.rebuilding:beside",
+    "opening": "tests.benchmarks.starting:opening",
+    "start": "tests.benchmarks.starting:start",
+    "lists": "tests.benchmarks.lists:lists",
     "space": "tests.benchmarks.space:space",
     "imports": "tests.benchmarks.imports:imports",
 }

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from attrs import asdict, field, frozen
 
+KEPT = Path(__file__).parent / "out"
+"""Where raw results and large logs are kept; git does not see it."""
 Size = Literal["smallest", "quick", "full"]
 Samples = dict[str, list[float]]
 """Microseconds by contender, in the order they were taken: the n-th of each are neighbours in time."""
@@ -30,6 +32,8 @@ class Setting:
     folder: Path
     size: Size = "full"
     seed: int = 1
+    events: int | None = None
+    """How many the largest log has, if not as many as the size says."""
 
     def pick(self, *, smallest: int, quick: int, full: int) -> int:
         """As many as this size calls for."""
@@ -40,6 +44,16 @@ class Setting:
         folder = self.folder / name
         folder.mkdir(parents=True)
         return folder / "agent.db"
+
+    @property
+    def logs(self) -> list[int]:
+        """The sizes of the logs that are compared, in events: each ten times the one before, the largest last."""
+        least = self.pick(smallest=60, quick=3_000, full=10_000)
+        largest = self.events or self.pick(smallest=600, quick=30_000, full=1_000_000)
+        sizes = [largest]
+        while sizes[0] // 10 >= least:
+            sizes.insert(0, sizes[0] // 10)
+        return sizes
 
 
 @frozen

@@ -50,10 +50,25 @@ def size_of_a_run(result: dict[str, Any], axes: Any) -> None:
 
 def throughput(result: dict[str, Any], axes: Any) -> None:
     """Events a second over how many append at once."""
-    for kind, colour in (("tasks", _COLOURS["ours"]), ("threads", _COLOURS["bare"])):
-        rates = result["facts"][kind]
-        axes.plot([int(size) for size in rates], list(rates.values()), "o-", color=colour, label=kind)
-    axes.set(xscale="log", xlabel="writers", ylabel="events/s", title="Appends of one event each, FULL")
+    facts = result["facts"]
+    for kind, colour in (("tasks", _COLOURS["ours"]), ("threads", _COLOURS["least"])):
+        axes.plot([int(size) for size in facts[kind]], list(facts[kind].values()), "o-", color=colour, label=kind)
+    (batches,) = facts["batches"].values()
+    axes.axhline(batches, color=_COLOURS["bare"], linestyle=":", label="ready rows, 100 a commit")
+    axes.set(xscale="log", yscale="log", xlabel="writers", ylabel="events/s", title="Appends of one event each, FULL")
+    axes.legend()
+
+
+def rebuilding(result: dict[str, Any], axes: Any) -> None:
+    """Seconds that a rebuild takes over the size of the log, beside a bare scan of it."""
+    for part, colour in (("everything", "ours"), ("run rows", "least"), ("scan", "bare")):
+        taken = {
+            int(name.rpartition(", ")[2]): min(values) / 1e6
+            for name, values in result["samples"].items()
+            if name.startswith(f"{part}, ")
+        }
+        axes.plot(list(taken), list(taken.values()), "o-", color=_COLOURS[colour], label=part)
+    axes.set(xscale="log", yscale="log", xlabel="events in the log", ylabel="seconds", title="Rebuilding the tables")
     axes.legend()
 
 
@@ -61,6 +76,7 @@ PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Any], None]]] = {
     "latency": ("lone", latency),
     "throughput": ("writers", throughput),
     "size": ("checkpoints", size_of_a_run),
+    "rebuild": ("rebuild", rebuilding),
 }
 
 

@@ -7,9 +7,9 @@ state does that gathers messages. Made of words drawn with a seed: the same each
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
+from typing import Any, TypeVar
 
 from eventstore.codec import Codec
 from eventstore.workflow import (
@@ -26,6 +26,8 @@ from eventstore.workflow import (
 )
 from tests.benchmarks.bare import Row
 
+T = TypeVar("T")
+
 EVENTS_PER_RUN = 30
 AT_A_TIME = 8
 _WORDS = "the tests pass now so deploy fix parser error branch review merge retry file line import module value".split()
@@ -34,10 +36,15 @@ _GROWTH_BYTES = 320
 NAMES = tuple({kind.__name__ for row in TRANSITIONS.values() for kind in row})
 
 
-def interleaved(runs: int, *, seed: int = 1) -> Iterator[tuple[str, Any]]:
+def interleaved(runs: int, *, seed: int = 1, name: str = "run") -> Iterator[tuple[str, Any]]:
     """(run id, event) of so many runs, eight of them at any time, in the order in which they are to be appended."""
     draw = random.Random(seed)
-    waiting = (iter([(f"run-{number:07d}", event) for event in one_run(number, draw)]) for number in range(runs))
+    return in_turns((f"{name}-{number:07d}", one_run(number, draw)) for number in range(runs))
+
+
+def in_turns(runs: Iterator[tuple[str, Iterable[T]]]) -> Iterator[tuple[str, T]]:
+    """One of each of eight runs in turns; where one has no more, the next run takes its place."""
+    waiting = (zip(repeat(run_id), items) for run_id, items in runs)
     active = list(islice(waiting, AT_A_TIME))
     while active:
         for run in tuple(active):
@@ -63,6 +70,15 @@ def one_run(number: int, draw: random.Random) -> list[Any]:
     if asks:
         events.append(MessageRecorded("assistant", words(draw, 200)))
     return [*events, RunCompleted(output={"ok": True})]
+
+
+def cut_short(number: int, draw: random.Random) -> list[Any]:
+    """A run whose worker died: a checkpoint, what came since, and a call of which nobody knows how it ended."""
+    state = {"plan": words(draw, _OPENING_BYTES), "messages": []}
+    saved = step("call-0", 0, state, draw)
+    since = step("call-1", 1, state, draw)[:2]
+    last = step("call-2", 2, state, draw)[:1]
+    return [RunQueued("deploy", input={"env": "prod", "number": number}), RunStarted("gone"), *saved, *since, *last]
 
 
 def step(
