@@ -280,9 +280,10 @@ class RunDescribed:
 
 @frozen
 class RunConfigured:
-    """The run's settings from here on."""
+    """The run's settings from here on: all of them, and not only what changed."""
 
     config: Json = None
+    by: str | None = None
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -395,6 +396,8 @@ class RunState:
     unanswered: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
     """The names of its labels, which are counted."""
+    configured: int = 0
+    """Version of the event that holds its settings: its RunQueued, or the latest RunConfigured."""
 
 
 # --- fence --------------------------------------------------------------------------------------------------------
@@ -573,7 +576,12 @@ GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
 
 
 def _queued(state: RunState, recorded: Recorded) -> RunState:
-    return changed(state, not_before=recorded.event.not_before, labels=frozenset(recorded.event.labels))
+    event: RunQueued = recorded.event
+    return changed(state, not_before=event.not_before, labels=frozenset(event.labels), configured=recorded.version)
+
+
+def _configured(state: RunState, recorded: Recorded) -> RunState:
+    return changed(state, configured=recorded.version)
 
 
 def _described(state: RunState, recorded: Recorded) -> RunState:
@@ -614,6 +622,7 @@ def _ended(state: RunState, recorded: Recorded) -> RunState:
         interrupt_requested=state.interrupt_requested,
         checkpoint=state.checkpoint,
         labels=state.labels,
+        configured=state.configured,
     )
 
 
@@ -686,6 +695,7 @@ _FOLDS: dict[type, Callable[[RunState, Recorded], RunState]] = {
     ConfirmationExpired: _expired,
     InterruptRequested: _interrupt_requested,
     RunDescribed: _described,
+    RunConfigured: _configured,
 }
 
 

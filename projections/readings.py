@@ -1,4 +1,4 @@
-"""Readings of one run over the log's own index: messages and tool calls, folded when asked for, copied nowhere."""
+"""Readings of one run over the log's own index: messages, calls and settings, folded when asked for, copied nowhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 from eventstore.changing import changed
 from eventstore.payloads import Json
-from eventstore.workflow import MessageRecorded, ToolCalled, ToolReturned
+from eventstore.workflow import MessageRecorded, RunConfigured, RunQueued, ToolCalled, ToolReturned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +49,16 @@ class ToolCall:
         return self.returned_at is None
 
 
+@frozen
+class Configured:
+    """A run's settings from one version on: all of them."""
+
+    config: Json
+    version: int
+    at: datetime
+    by: str | None = None
+
+
 def messages(recorded: Iterable[Recorded]) -> Iterator[Message]:
     """The messages among a run's events, in order; pure."""
     for item in recorded:
@@ -71,3 +81,12 @@ def calls(recorded: Iterable[Recorded]) -> list[ToolCall]:
                 found[back.call_id], output=back.output, is_error=back.is_error, returned_at=item.time
             )
     return list(found.values())
+
+
+def settings(recorded: Iterable[Recorded]) -> Iterator[Configured]:
+    """What a run's settings were, from its submission on, in order; pure."""
+    for item in recorded:
+        if item.kind is RunConfigured:
+            yield Configured(item.event.config, item.version, item.time, item.event.by)
+        elif item.kind is RunQueued:
+            yield Configured(item.event.config, item.version, item.time)

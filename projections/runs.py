@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from eventstore.errors import InvalidArgument, KeyReused, QuestionUnknown, QueueFull, Refused, RunNotFound
 from eventstore.limits import check_name
+from eventstore.settings import check_settings
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,
@@ -29,6 +30,7 @@ from eventstore.workflow import (
 )
 from projections import lineage, readings
 from projections.checkpoints import CHECKPOINTS
+from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.rebuilding import Progress, Rebuilder, Report
@@ -116,7 +118,7 @@ class Runs:
             parent_id: the run that waits for it.
             continues: the run and version that it goes on from; see `continue_from`.
             labels: names and values of the caller's own.
-            config: its settings, any JSON.
+            config: its settings, any JSON; Runfold reads some names in it, see `eventstore.settings`.
             priority: higher goes first.
             not_before: nobody takes it up earlier; aware.
             max_queued: refuse when so many runs of this workflow wait already.
@@ -136,6 +138,7 @@ class Runs:
         if run_id is None:
             made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
             run_id = f"run-{made_up[:16]}"
+        check_settings(config)
         event = RunQueued(
             workflow=workflow,
             input=input,
@@ -313,6 +316,25 @@ class Runs:
         stream.transact(end)
         return asked
 
+    def configure(self, run_id: str, /, *, by: str | None = None, key: str | None = None, **changes: Json) -> Recorded:
+        """Change some of a run's settings; the others stay as they are.
+
+        Args:
+            run_id: a run that has not ended.
+            by: who changes them.
+            key: changing the same again with the same key gives the change that stands; without one, it is another.
+            changes: name to its new value, any JSON; None takes the name away.
+
+        Returns:
+            The change, which holds all settings as they are from here on.
+
+        Raises:
+            RunNotFound, IllegalTransition: there is no such run, or it ended.
+            InvalidArgument: a name that Runfold reads has the wrong shape; see `eventstore.settings`.
+            KeyReused: the key stands with another change.
+        """
+        return configure(self._stream(run_id), changes, by=by, key=key)
+
     def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> Worker:
         """A worker of this process, seen to be alive from here on.
 
@@ -385,6 +407,25 @@ class Runs:
             RunNotFound: no run of that id.
         """
         return readings.calls(self._stream(run_id).read())
+
+    def settings(self, run_id: str) -> Json:
+        """A run's settings as they stand: its `config`; None if it never had any.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        row = self.workflow_runs.get(run_id)
+        if row is None:
+            raise RunNotFound(run_id)
+        return None if row.config_version is None else self._event(run_id, row.config_version).event.config
+
+    def settings_history(self, run_id: str) -> list[readings.Configured]:
+        """What a run's settings were, from its submission on: each change with its version, time and who made it.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return list(readings.settings(self._stream(run_id).read()))
 
     def _stream(self, run_id: str) -> Stream[RunState]:
         with self.store.reading() as reading:

@@ -23,6 +23,7 @@ from eventstore.workflow import (
     Phase,
     RunCancelled,
     RunCompleted,
+    RunConfigured,
     RunCrashed,
     RunDescribed,
     RunDropped,
@@ -76,6 +77,8 @@ class RunRow:
     title: str | None = None
     summary: str | None = None
     labels: Json = field(factory=dict)
+    config_version: int | None = None
+    """Version of the event that holds its settings; None if it never had any."""
     position: int = 0
     """Of its first event: the order of arrival."""
 
@@ -94,6 +97,7 @@ def _queued(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
         "queued_at": recorded.time,
         "not_before": event.not_before,
         "labels": event.labels,
+        "config_version": None if event.config is None else recorded.version,
     }
 
 
@@ -149,6 +153,10 @@ def _described(row: RunRow, recorded: Recorded) -> dict[str, Any]:
     }
 
 
+def _configured(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
+    return {"config_version": recorded.version}
+
+
 def _asked(row: RunRow, _recorded: Recorded) -> dict[str, Any]:
     return {"open_questions": row.open_questions + 1}
 
@@ -169,6 +177,7 @@ _FOLDS: dict[type, Callable[[RunRow, Recorded], dict[str, Any]]] = {
     RunRequeued: _requeued,
     **dict.fromkeys((RunCompleted, RunFailed, RunCrashed, RunInterrupted, RunDropped, RunCancelled), _ended),
     RunDescribed: _described,
+    RunConfigured: _configured,
     ConfirmationRequested: _asked,
     ConfirmationResolved: _answered,
     ConfirmationExpired: _answered,
@@ -185,7 +194,7 @@ def evolve(row: RunRow | None, recorded: Recorded) -> RunRow | None:
 
 WORKFLOW_RUNS: Projection[RunRow] = Projection(
     name="workflow_runs",
-    version=1,
+    version=2,
     row=RunRow,
     key=("run_id",),
     events=tuple(_FOLDS),

@@ -39,7 +39,6 @@ from eventstore.workflow import (
     Phase,
     RunCancelled,
     RunCompleted,
-    RunConfigured,
     RunCrashed,
     RunDescribed,
     RunDropped,
@@ -367,10 +366,9 @@ def test_perstack_dropped_a_changed_setting_and_here_each_change_stands(runs):
     """perstack: storing a changed setting again drops the change; listing opens every file of every job."""
     runs.submit("deploy", run_id="run-1", config={"model": "a"})
     for model in ("b", "c", "b"):
-        runs.store.append("run-1", RunConfigured({"model": model}))
+        runs.configure("run-1", model=model)
 
-    changes = [r.event.config["model"] for r in runs.store.read("run-1") if r.kind is RunConfigured]
-    assert changes == ["b", "c", "b"]
+    assert [change.config["model"] for change in runs.settings_history("run-1")] == ["a", "b", "c", "b"]
 
 
 # --- hld ------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_a_submitted_run_stands_in_the_log_and_in_its_row_when_submit_returns(wo
     row = world.runs().workflow_runs.get(run_id)
     assert row == RunRow(
         run_id, "queued", "deploy", "a", "j", "p", "p", 1, "h", priority=3, queued_at=world.now,
-        not_before=world.now, labels={"team": "x"}, position=2,
+        not_before=world.now, labels={"team": "x"}, config_version=1, position=2,
     )  # fmt: skip
 
 

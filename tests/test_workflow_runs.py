@@ -139,11 +139,18 @@ def test_a_description_changes_what_it_names_and_merges_labels():
     )  # fmt: skip
 
 
+def test_a_row_says_where_the_runs_settings_lie():
+    assert [
+        folded(*events).config_version
+        for events in ([RunQueued("w")], [RunQueued("w", config=1)], [RunQueued("w"), RunConfigured({"a": 1})])
+    ] == [None, 1, 2]
+
+
 def test_an_interrupt_that_was_requested_is_told():
     assert folded(RunQueued("deploy"), InterruptRequested("alice")).interrupt_requested
 
 
-@pytest.mark.parametrize("event", [MessageRecorded("user"), CheckpointSaved(1), UsageRecorded(), RunConfigured({})])
+@pytest.mark.parametrize("event", [MessageRecorded("user"), CheckpointSaved(1), UsageRecorded()])
 def test_a_row_changes_with_the_runs_life_and_not_with_each_message(event):
     assert type(event) not in RUNS.kinds
 

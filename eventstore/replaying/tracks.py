@@ -27,6 +27,7 @@ from eventstore.workflow import (
     ConfirmationResolved,
     InterruptRequested,
     Phase,
+    RunConfigured,
     RunDescribed,
     RunPaused,
     RunQueued,
@@ -276,5 +277,5 @@ ACTS: dict[Any, Act] = {
     **DECODED,
     **_ENDED,
 }
-LIVED = (*DECODED, *_ENDED, InterruptRequested)
+LIVED = (*DECODED, *_ENDED, InterruptRequested, RunConfigured)
 """What changes the rest of a run's state: all but its calls, its questions and its checkpoint."""
