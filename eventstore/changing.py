@@ -18,11 +18,11 @@ class _Shape:
     """The fields of one class: where each stands among the arguments, and all of a value's at once."""
 
     def __init__(self, kind: type) -> None:
-        names = [field.alias for field in attrs.fields(kind) if field.init]
-        self.places = {name: place for place, name in enumerate(names)}
-        self.get = attrgetter(*(field.name for field in attrs.fields(kind) if field.init))
+        given = [field for field in attrs.fields(kind) if field.init]
         # By position, that is: a class of keyword-only fields, or of one field alone, is left to attrs.
-        self.usual = len(names) > 1 and not any(field.kw_only for field in attrs.fields(kind))
+        usual = len(given) > 1 and not any(field.kw_only for field in given)
+        self.places = {field.alias: place for place, field in enumerate(given)} if usual else {}
+        self.get = attrgetter(*(field.name for field in given))
 
 
 _SHAPES: dict[type, _Shape] = {}
@@ -38,9 +38,10 @@ def changed(value: T, **fields: Any) -> T:
     shape = _SHAPES.get(kind)
     if shape is None:
         shape = _SHAPES[kind] = _Shape(kind)
-    if not shape.usual or not fields.keys() <= shape.places.keys():
+    arguments = [*shape.get(value)] if shape.places else []
+    try:
+        for name, field in fields.items():
+            arguments[shape.places[name]] = field
+    except KeyError:
         return attrs.evolve(value, **fields)  # type: ignore[misc]
-    arguments = [*shape.get(value)]
-    for name, field in fields.items():
-        arguments[shape.places[name]] = field
-    return kind(*arguments)  # type: ignore[no-any-return]
+    return kind(*arguments) if fields else value

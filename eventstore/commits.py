@@ -105,14 +105,13 @@ class Commits:
         self.refuse_inside()
         member = Member(job)
         alone = False  # said before it is so: an interrupt may come anywhere
-        lock = _held_lock()
         try:
             with self._lock:
                 if alone := not (self._busy or self._queue or self._turns):
                     self._begin()
                 else:
                     self._open_queue()
-                    member.lock = lock
+                    member.lock = lock = _held_lock()
                     self._queue.append(member)
             if alone:
                 self._commit((member,))

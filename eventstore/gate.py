@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, field
 
 from eventstore.codec import Codec, Recorded, Upcaster
 from eventstore.errors import (
@@ -73,8 +73,7 @@ class Draft(NamedTuple):
     """As they were written; see `Recorded.plain`."""
 
 
-@frozen
-class Folded(Generic[S]):
+class Folded(NamedTuple, Generic[S]):
     """A stream as far as it was folded: its machine (None until an event fixes it), version and state."""
 
     machine: Machine[S] | None
@@ -191,21 +190,20 @@ class Gate:
         held: int | None = None,
     ) -> tuple[Folded[S], tuple[Recorded, ...]]:
         """Pass the drafts through fence, version and machine, and insert them. The view must be at the head."""
-        before = head = self.head(transaction)
-        recorded_at = self.now(head)
+        before = self.head(transaction)
+        recorded_at = self.now(before)
         placed: list[Recorded] = []
+        if expected_version is not None and not drafts and view.version != expected_version:
+            raise VersionConflict(stream, expected_version, view.version)
+        last: Head | Entry = before
         for draft in drafts:
             view, recorded = self.judged(
-                view, stream, draft, head, recorded_at=recorded_at, held=held,
-                expected_version=None if placed else expected_version,
-            )  # fmt: skip
+                view, stream, draft, last, recorded_at=recorded_at, held=held, expected_version=expected_version
+            )
             placed.append(recorded)
-            entry = recorded.entry
-            held = held if entry.attempt is None else entry.attempt
-            if len(placed) < len(drafts):
-                head = Head(entry.position, entry.hash, recorded_at)
-        if expected_version is not None and not placed and view.version != expected_version:
-            raise VersionConflict(stream, expected_version, view.version)
+            last = recorded.entry
+            held = held if last.attempt is None else last.attempt
+            expected_version = None
         self.insert(transaction, before, placed)
         return view, tuple(placed)
 
@@ -218,26 +216,24 @@ class Gate:
         view: Folded[S],
         stream: str,
         draft: Draft,
-        head: Head,
+        last: Head | Entry,
         *,
         recorded_at: int,
         held: int | None = None,
         expected_version: int | None = None,
     ) -> tuple[Folded[S], Recorded]:
-        """Pass one draft through fence, version and machine, into the place after `head`; nothing is inserted yet."""
-        kind = draft.kind
+        """Pass one draft through fence, version and machine, into the place after `last`; nothing is inserted yet."""
+        kind, type_, data, key, attempt, occurred_at, meta, fields = draft
         view = self.fixed(view, kind)
-        machine = view.machine
-        attempt = draft.attempt
+        machine, version, state = view
         if machine is not None and machine.fence is not None and kind in machine.events:
-            attempt = machine.fence(view.state, stream, kind, attempt, held)
-        if expected_version is not None and view.version != expected_version:
-            raise VersionConflict(stream, expected_version, view.version)
+            attempt = machine.fence(state, stream, kind, attempt, held)
+        if expected_version is not None and version != expected_version:
+            raise VersionConflict(stream, expected_version, version)
         entry = Entry(
-            head.position + 1, stream, view.version + 1, draft.type, recorded_at, draft.occurred_at, attempt,
-            draft.key, b"", draft.meta, draft.data,
-        )  # fmt: skip
-        recorded = Recorded(chained(head.hash, entry), kind, self.codec, draft.fields)
+            last.position + 1, stream, version + 1, type_, recorded_at, occurred_at, attempt, key, b"", meta, data
+        )
+        recorded = Recorded(chained(last.hash, entry), kind, self.codec, fields)
         return self._judge(view, recorded), recorded
 
     def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:
@@ -317,7 +313,7 @@ class Gate:
 
     def _judge(self, view: Folded[S], recorded: Recorded) -> Folded[S]:
         kind, version = recorded.kind, recorded.entry.version
-        machine, state = view.machine, view.state
+        machine, _, state = view
         if machine is None or (kind in FREE and (kind not in machine.events or state.phase == machine.initial.phase)):
             return Folded(machine, version, state)
         if kind not in machine.events:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import zlib
 from hashlib import sha256
-from typing import TYPE_CHECKING
-
-from attrs import frozen
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from eventstore.log import Entry
@@ -33,18 +31,19 @@ def chain(previous: bytes, entry: Entry) -> bytes:
     Payload and meta go in by their own SHA-256, over the JSON bytes as first encoded, so that a packed or redacted
     form that keeps the digest keeps the chain.
     """
-    position, stream = b"%d" % entry.position, entry.stream.encode()
-    version, kind, recorded_at = b"%d" % entry.version, entry.type.encode(), b"%d" % entry.recorded_at
-    occurred_at = b"" if entry.occurred_at is None else b"%d" % entry.occurred_at
-    attempt = b"" if entry.attempt is None else b"%d" % entry.attempt
-    key = b"" if entry.key is None else entry.key.encode()
-    meta = b"" if entry.meta is None else sha256(entry.meta.encode()).digest()
-    # One format for all: a loop over the parts takes three times as long.
+    # At once, and one format for all: field by field takes half as long again, a loop over the parts three times.
+    at, name, number, type_, time, occurred, by, named, _, more, data = entry
+    position, version, recorded_at = b"%d" % at, b"%d" % number, b"%d" % time
+    stream, kind = name.encode(), type_.encode()
+    occurred_at = b"" if occurred is None else b"%d" % occurred
+    attempt = b"" if by is None else b"%d" % by
+    key = b"" if named is None else named.encode()
+    meta = b"" if more is None else sha256(more.encode()).digest()
     return sha256(
         b"%b%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,%d:%b,32:%b," % (
             previous, len(position), position, len(stream), stream, len(version), version, len(kind), kind,
             len(recorded_at), recorded_at, len(occurred_at), occurred_at, len(attempt), attempt, len(key), key,
-            len(meta), meta, sha256(entry.data.encode()).digest(),
+            len(meta), meta, sha256(data.encode()).digest(),
         )
     ).digest()  # fmt: skip
 
@@ -54,8 +53,7 @@ def chained(previous: bytes, entry: Entry) -> Entry:
     return type(entry)(*entry[:8], chain(previous, entry), *entry[9:])
 
 
-@frozen
-class Witness:
+class Witness(NamedTuple):
     """What was last acknowledged, by the file beside the database."""
 
     log_id: str

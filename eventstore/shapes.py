@@ -8,7 +8,7 @@ says what is wrong. So the two differ in nothing but time: 2 µs against 8, for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import attrs
@@ -45,7 +45,8 @@ class _Plan(NamedTuple):
 
     names: tuple[str, ...]
     """Of the fields that are written, in order."""
-    places: tuple[int, ...]
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    """Their values, of those of all fields."""
     compared: tuple[tuple[int, str, Any, frozenset[Json] | None], ...]
     """Place, name, default and literals of those that are left out at their default, or have to be of a few values."""
     empty: tuple[int, ...]
@@ -87,13 +88,13 @@ class Shape:
                 self._plans[kinds] = plan
         if plan is None:
             return None
-        fields = dict(zip(plan.names, [values[place] for place in plan.places], strict=True))
+        fields = dict(zip(plan.names, plan.pick(values), strict=True))
         for place, name, default, literals in plan.compared:
             value = values[place]
             if literals is not None and value not in literals:
                 return None
             # Equal is not the same: -0.0 == 0.0, and what is left out comes back as the default.
-            if value == default and repr(value) == repr(default):
+            if value == default and (value or repr(value) == repr(default)):
                 del fields[name]
         for place in plan.empty:
             if values[place]:
@@ -114,7 +115,10 @@ class Shape:
             else:
                 written.append((part.name, place))
                 compared.append((place, part.name, part.default, part.literals))
-        return _Plan(tuple(n for n, _ in written), tuple(p for _, p in written), tuple(compared), tuple(empty))
+        names, places = tuple(n for n, _ in written), [p for _, p in written]
+        # Of fewer than two places, itemgetter gives no tuple.
+        pick = itemgetter(*places) if len(places) > 1 else lambda values: tuple([values[place] for place in places])
+        return _Plan(names, pick, tuple(compared), tuple(empty))
 
     def event(self, fields: Mapping[str, Json]) -> Any:
         """The event of these fields; None where it is not sure."""

@@ -208,10 +208,11 @@ class Projector:
         kinds = {item.kind for item in recorded}
         for projection in abreast:
             if not projection.kinds.isdisjoint(kinds):
-                cursor = CursorRow(projection.name, projection.fingerprint, before.position, before.hash.hex())
-                cursor = self._advance(transaction, projection, cursor, recorded, recorded[-1])
-                if cursor.halted_at is not None:
-                    self.move(transaction, cursor)
+                try:
+                    self.fold(transaction, projection, self.table(projection), recorded)
+                except ProjectionHalted as failure:
+                    cursor = CursorRow(projection.name, projection.fingerprint, before.position, before.hash.hex())
+                    self.move(transaction, _halted(cursor, failure))
                     abreast = tuple(other for other in abreast if other is not projection)
         if abreast:
             last = recorded[-1].entry
@@ -274,7 +275,7 @@ class Projector:
         try:
             self.fold(transaction, projection, self.table(projection), recorded)
         except ProjectionHalted as failure:
-            return changed(cursor, halted_at=failure.position, halted_reason=failure.reason)
+            return _halted(cursor, failure)
         return changed(cursor, position=last.position, hash=last.entry.hash.hex())
 
     def fold(
@@ -370,3 +371,7 @@ class Projector:
     def _true(reading: Reading, cursor: CursorRow) -> bool:
         found = reading.hash_at(cursor.position)
         return found is not None and found.hex() == cursor.hash
+
+
+def _halted(cursor: CursorRow, failure: ProjectionHalted) -> CursorRow:
+    return changed(cursor, halted_at=failure.position, halted_reason=failure.reason)

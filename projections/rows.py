@@ -81,18 +81,23 @@ class RowFold(Generic[R]):
 
     def _fold(self, recorded: Recorded) -> None:
         projection = self.projection
+        if projection.latest:  # whatever its row is, it is not looked at: no look into the table
+            self._hold(self.table.encode_key((recorded.stream,)), projection.evolve(None, recorded), recorded)
+            return
         address = projection.locate(recorded)
         whole = len(address) >= len(projection.key)
         for key in (self.table.encode_key(address),) if whole else self._under(address, recorded.stream):
             row = self._row(key, recorded.stream)
             after = projection.evolve(row, recorded)
-            if after is row or after == row:
-                continue
-            if after is not None and not isinstance(after, projection.row):
-                reason = f"must return {projection.row.__name__} or None"
-                raise InvalidArgument("evolve", type(after).__name__, reason)
-            self._held[key] = after
-            self._touched[key] = recorded.position
+            if not (after is row or after == row):
+                self._hold(key, after, recorded)
+
+    def _hold(self, key: Values, row: R | None, recorded: Recorded) -> None:
+        if row is not None and not isinstance(row, self.projection.row):
+            reason = f"must return {self.projection.row.__name__} or None"
+            raise InvalidArgument("evolve", type(row).__name__, reason)
+        self._held[key] = row
+        self._touched[key] = recorded.position
 
     def changes(self) -> Changes:
         """What changed since the last `changes`, ready to be written.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.schema import is_plain_index
@@ -75,6 +75,10 @@ class SQLiteTables:
 
     def put(self, transaction: SQLiteTransaction, table: Table[Any], rows: Sequence[Values]) -> None:
         """See `tables.Tables`."""
+        if len(rows) == 1:  # nearly every append's
+            (row,) = rows
+            transaction.run(_put(table, _absent(row)), [value for value in row if value is not None])
+            return
         for absent, alike in groupby(rows, _absent):
             present = ([value for value in row if value is not None] for row in alike)
             transaction.executemany(_put(table, absent), present)
@@ -83,9 +87,8 @@ class SQLiteTables:
         self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]
     ) -> None:
         """See `tables.Tables`."""
-        # One by one: for a list of keys SQLite makes a table of its own, which costs more than the four updates.
-        values = (*changes.values(),)
-        transaction.executemany(_update(table, *changes), [values + key for key in keys])
+        if keys:
+            transaction.run(_update(table, len(keys), *changes), (*changes.values(), *chain.from_iterable(keys)))
 
     def delete(self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values]) -> None:
         """See `tables.Tables`."""
@@ -128,8 +131,11 @@ def _get(table: Table[Any]) -> str:
 
 
 @lru_cache(maxsize=100)
-def _update(table: Table[Any], *changed: str) -> str:
-    where = " AND ".join(f'"{name}" = ?' for name in table.key)
+def _update(table: Table[Any], count: int, *changed: str) -> str:
+    # `+`: it looks at every row, of a table that has few. For a list of keys, or by way of its index, SQLite makes a
+    # table of its own: 5.2 µs for four cursors, as four statements are, against 2.7.
+    one = " AND ".join(f'+"{name}" = ?' for name in table.key)
+    where = " OR ".join([f"({one})"] * count)
     changes = ", ".join(f'"{name}" = ?' for name in changed)
     return f'UPDATE "{table.name}" SET {changes} WHERE {where}'  # noqa: S608
 

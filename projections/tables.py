@@ -302,7 +302,10 @@ class Tables(Protocol):
         """Insert rows, or replace those of the same key."""
 
     def update(self, transaction: Any, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]) -> None:
-        """Put these encoded values into columns of the rows of these keys; what is not there stays away."""
+        """Put these encoded values into columns of the rows of these keys; what is not there stays away.
+
+        For tables of few rows: every row may be looked at.
+        """
 
     def delete(self, transaction: Any, table: Table[Any], keys: Sequence[Values]) -> None:
         """Take rows away, if they are there."""

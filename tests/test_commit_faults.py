@@ -52,8 +52,8 @@ class Interrupts:
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
-    def execute(self, sql, *arguments):
-        answer = self._connection.execute(sql, *arguments)
+    def run(self, sql, *arguments):
+        answer = self._connection.run(sql, *arguments)
         if sql == self._sql:
             self._sql = None
             raise KeyboardInterrupt

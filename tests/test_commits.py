@@ -123,11 +123,11 @@ class Breaks:
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
-    def execute(self, sql, *arguments):
+    def run(self, sql, *arguments):
         if sql == "COMMIT":
-            self._connection.execute(sql if self._after else "ROLLBACK")
+            self._connection.run(sql if self._after else "ROLLBACK")
             raise sqlite3.OperationalError("disk I/O error")
-        return self._connection.execute(sql, *arguments)
+        return self._connection.run(sql, *arguments)
 
 
 def test_a_lone_caller_commits_in_its_own_thread(log, store):

@@ -69,8 +69,8 @@ class InterruptedConnection:
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
-    def execute(self, sql, *values):
-        answer = self._connection.execute(sql, *values)
+    def run(self, sql, *values):
+        answer = self._connection.run(sql, *values)
         if sql == "COMMIT":
             raise KeyboardInterrupt
         return answer

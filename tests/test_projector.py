@@ -108,6 +108,25 @@ def test_a_row_that_is_none_is_gone(world):
     assert runs.view(TALLY).get("user").messages == 1
 
 
+def test_of_a_latest_projection_the_row_before_is_never_shown_and_goes_where_there_is_none(world):
+    seen = []
+
+    def latest(row, recorded):
+        seen.append(row)
+        content = recorded.event.content
+        return None if content == "forget" else BrittleRow(recorded.stream, len(content))
+
+    lengths = Projection("lengths", 1, BrittleRow, ("workflow",), (MessageRecorded,), latest, latest=True)
+    runs = world.runs(app=App(projections=[lengths]))
+    begin(runs.store)
+    say(runs.store, "one", "three")
+
+    assert runs.view(lengths).where() == [BrittleRow("run-1", 5)]
+    say(runs.store, "forget")
+    assert runs.view(lengths).where() == []
+    assert seen == [None] * 3
+
+
 def test_several_events_of_one_append_fold_into_one_row(world):
     runs = world.runs()
     begin(runs.store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -31,8 +32,12 @@ DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 class Connection(sqlite3.Connection):
     """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__", "compression")
+    __slots__ = ("__weakref__", "compression", "run")
     compression: Compression
+    run: Callable[..., sqlite3.Cursor]
+    """As `execute`, by one cursor that is kept: the rows of a statement are read before the next one is run.
+
+    A cursor for each statement costs 0.7 µs, and a lone append runs half a dozen."""
 
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -67,6 +72,7 @@ def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous,
             check_same_thread=False, factory=Connection,
         )  # fmt: skip
         connection.compression = Compression()
+        connection.run = connection.cursor().execute
         _OPEN.add(connection)
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run
         connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when read, not when followed

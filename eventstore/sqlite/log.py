@@ -243,7 +243,7 @@ class SQLiteLog:
         finally:
             with suppress(sqlite3.Error):
                 if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                    connection.run("ROLLBACK")
             self._idle.append(connection)
             if self._closed:  # by another thread, while this reader was out
                 self._close_idle()
@@ -345,7 +345,7 @@ class SQLiteLog:
         except HalfDone:
             transaction, lasts = self._performed(connection, members, apart=True)
         try:
-            connection.execute("COMMIT")
+            connection.run("COMMIT")
         except sqlite3.Error as error:
             self._poisoned()
             # A refusal too: it was judged on the results of members that may not stand.
@@ -375,7 +375,7 @@ class SQLiteLog:
             refuse_undone(transaction)
         except BaseException as error:
             with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+                connection.run("ROLLBACK")
                 self._name = before
             if isinstance(error, Undone):
                 reason = "the disk failed while it was written, and nothing was written; try again"
@@ -385,19 +385,19 @@ class SQLiteLog:
             raise
         return transaction, lasts
 
-    def _taken(self, connection: sqlite3.Connection) -> object:
+    def _taken(self, connection: Connection) -> object:
         """What names log and tables as they stand; until a job is known to have ended, they have no name any more."""
-        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+        version: int = connection.run("PRAGMA data_version").fetchone()[0]
         name, self._name = self._name, object()
         if version != self._data_version:  # another connection wrote since, whoever's it is
             self._data_version, name = version, object()
         return name
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
+    def _begin(self, connection: Connection) -> None:
         try:
             if connection.in_transaction:  # an interrupt came before it could be undone
-                connection.execute("ROLLBACK")
-            connection.execute("BEGIN IMMEDIATE")
+                connection.run("ROLLBACK")
+            connection.run("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if is_locked(error):
                 raise DatabaseBusy(self.url, self._busy_timeout) from error
@@ -429,10 +429,10 @@ class SQLiteLog:
         self._begin(connection)
         try:
             connection.execute("UPDATE log SET settled = settled + 1")
-            connection.execute("COMMIT")
+            connection.run("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+                connection.run("ROLLBACK")
             error.add_note(f"while settling an earlier commit to {self.url}; nothing was written")
             raise
         self._connection, self._settling, self._unsettled = connection, None, False

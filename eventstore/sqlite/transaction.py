@@ -59,9 +59,9 @@ class SQLiteTransaction:
     ) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
+        self.run = connection.run
         self.deferred = Deferred()
         self._connection = connection
-        self._cursor = connection.cursor()
         self._genesis = genesis_hash
         self._bases = bases
         self.before = before or object()
@@ -185,7 +185,7 @@ class SQLiteTransaction:
             stored = data if isinstance(data, str) else bytearray(data)
             values = [position, stream, version, kind, recorded_at, bytearray(digest), stored]
             values += [value for value in (occurred_at, attempt, key, meta) if value is not None]
-            self._cursor.execute(_insert(occurred_at is None, attempt is None, key is None, meta is None), values)
+            self.run(_insert(occurred_at is None, attempt is None, key is None, meta is None), values)
         self.last = entries[-1]  # not before they stand: the witness is told of it
 
     @contextmanager
