@@ -29,7 +29,7 @@ import projections
 import projections.testing
 from eventstore import errors, exchange, integrity, limits, log, notes, workflow
 from eventstore.packing import forms
-from projections import connecting, tables
+from projections import connecting, readings, sessions, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
 from projections.tables import Table
@@ -38,6 +38,13 @@ HERE = Path(__file__).parent / "reference"
 ROOT = HERE.parent.parent
 NOTICE = "<!-- Written by docs/generate.py from the code; change the code and run it again. -->"
 CONTRACTS = (log.Reading, log.Writing, log.Log, log.Entry, log.Head, tables.Tables)
+NOUNS = {"sessions": sessions.Sessions}
+"""What hangs on `Runs` under a name of its own."""
+GIVEN = (
+    *(readings.Message, readings.Round, readings.ToolCall),
+    *(sessions.History, readings.HistoryMessage, sessions.Ancestor),
+)
+"""What `Runs` and its nouns give."""
 INSIDE = {
     "EventStore": (
         *("draft", "write", "place", "now", "judged", "insert", "standing", "start", "fold", "gate", "fixed"),
@@ -237,9 +244,15 @@ def api_page() -> str:
         ("What `eventstore` and `projections` export, and the testing kits. The run's events are on [their own "
         "page](events.md), and so are [the errors](errors.md)."),
         ("[eventstore](#eventstore) · [projections](#projections) · [eventstore.testing](#eventstoretesting) · "
-        "[projections.testing](#projectionstesting) · [Contracts of a backend](#contracts-of-a-backend)"),
+        "[On Runs](#on-runs) · [projections.testing](#projectionstesting) · "
+        "[Contracts of a backend](#contracts-of-a-backend)"),
         *_face(eventstore),
         *_face(projections),
+        "## On Runs",
+        "What is a noun of its own is an attribute of `Runs`, and needs no import: "
+        + ", ".join(f"`runs.{name}` is its [{kind.__name__}](#{kind.__name__.lower()})" for name, kind in NOUNS.items())
+        + ". Below them stand the values that they and `Runs` give.",
+        *[_class(kind, kind.__name__) for kind in (*NOUNS.values(), *GIVEN)],
         *_face(eventstore.testing),
         *_face(projections.testing),
         "## Contracts of a backend",

@@ -51,6 +51,28 @@ def check_name(what: str, value: str, *, slashes: bool = False) -> str:
     return value
 
 
+def check_limit(limit: int) -> int:
+    """How many a page may hold.
+
+    Raises:
+        InvalidArgument: no integer, less than 1 or more than `MAX_ROWS`.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_ROWS:
+        raise InvalidArgument("limit", limit, f"must be an integer from 1 to {MAX_ROWS}; go on from the page's last")
+    return limit
+
+
+def check_place(what: str, place: int) -> int:
+    """A version, position or number that a page begins or ends at.
+
+    Raises:
+        InvalidArgument: no integer, or negative.
+    """
+    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < 2**63:
+        raise InvalidArgument(what, place, "must be an integer, 0 or more")
+    return place
+
+
 def check_range(after: int, limit: int | None) -> None:
     """A place and a limit that a reader may ask for.
 

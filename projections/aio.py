@@ -79,6 +79,7 @@ class AsyncRuns:
     output = _awaited(Runs.output)
     checkpoint = _awaited(Runs.checkpoint)
     calls = _awaited(Runs.calls)
+    input = _awaited(Runs.input)
     rebuild = _awaited(Runs.rebuild)
     check = _awaited(Runs.check)
     verify = _awaited(Runs.verify)

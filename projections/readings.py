@@ -1,18 +1,23 @@
-"""Readings of one run over the log's own index: messages, calls and settings, folded when asked for, copied nowhere."""
+"""Readings of one run: messages, rounds, calls, settings, folded from its stream when asked for and copied nowhere.
+
+What a page may be is said here too, once for all that is paged by a number: see `window`.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from eventstore.changing import changed
+from eventstore.limits import check_limit, check_place
 from eventstore.payloads import Json
 from eventstore.workflow import MessageRecorded, RunConfigured, RunQueued, ToolCalled, ToolReturned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from eventstore.codec import Recorded
 
@@ -26,6 +31,32 @@ class Message:
     version: int
     attempt: int | None
     at: datetime
+
+
+@frozen
+class HistoryMessage:
+    """One message of a run's history: its number there, from 1, and the run that it was recorded in."""
+
+    number: int
+    run_id: str
+    role: str
+    content: Json
+    version: int
+    attempt: int | None
+    at: datetime
+
+
+@frozen
+class Round:
+    """What a user said, and all that followed until the user spoke again.
+
+    Rounds are numbered from 1 without gaps, and a round keeps its number for ever. The second message of role "user"
+    and each one after it begin another round; what stands before the first (a system's message, say) belongs to round
+    1. Only roles decide: what a message holds, were it `5` or `{}` or nothing, neither makes a number nor loses one.
+    """
+
+    number: int
+    messages: tuple[Message, ...]
 
 
 @frozen
@@ -90,3 +121,30 @@ def settings(recorded: Iterable[Recorded]) -> Iterator[Configured]:
             yield Configured(item.event.config, item.version, item.time, item.event.by)
         elif item.kind is RunQueued:
             yield Configured(item.event.config, item.version, item.time)
+
+
+def round_starts(by_user: Sequence[bool]) -> list[int]:
+    """The places, from 0, of the messages that begin a round; pure.
+
+    Args:
+        by_user: of each message, whether a user said it.
+    """
+    spoken = [place for place, said in enumerate(by_user) if said]
+    return [0, *spoken[1:]] if by_user else []
+
+
+def window(numbers: Sequence[int], after: int, before: int | None, limit: int | None, *, newest_first: bool) -> range:
+    """Which of these ascending numbers make a page, as places in them, in the order in which they are given; pure.
+
+    A page lies between `after` and `before`, neither of which is in it. Going on is the same question with the last
+    number of the page as `before`, newest first, or as `after`.
+
+    Raises:
+        InvalidArgument: a number or limit that cannot be.
+    """
+    start = bisect_right(numbers, check_place("after", after))
+    stop = len(numbers) if before is None else max(bisect_left(numbers, check_place("before", before)), start)
+    if limit is not None:
+        check_limit(limit)
+        start, stop = (max(start, stop - limit), stop) if newest_first else (start, min(stop, start + limit))
+    return range(stop - 1, start - 1, -1) if newest_first else range(start, stop)

@@ -33,10 +33,13 @@ from projections.checkpoints import CHECKPOINTS
 from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
+from projections.pointers import fetched
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
+from projections.sessions import Sessions
 from projections.streaming import KEPT, Channel, Listener
 from projections.tables import query
+from projections.transcripts import Transcript
 from projections.usage import USAGE
 from projections.verifying import Verification, verify
 from projections.views import View
@@ -73,6 +76,7 @@ class Runs:
         self.checkpoints = self.view(CHECKPOINTS)
         self.confirmations = self.view(CONFIRMATIONS)
         self.usage = self.view(USAGE)
+        self.sessions = Sessions(store, self.workflow_runs)
 
     def __enter__(self) -> Self:
         return self
@@ -392,13 +396,37 @@ class Runs:
         event: CheckpointSaved = self._event(run_id, row.version).event
         return event.state
 
-    def messages(self, run_id: str) -> Iterator[readings.Message]:
-        """The messages of a run, in order, read from the log.
+    def messages(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[readings.Message]:
+        """The messages of a run between two versions, in order or from the end, read from the log.
+
+        At most `limit` of them, from 1 to 10,000; all unless given. `sessions` has rounds, and histories of many runs.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: a version or limit that cannot be.
+        """
+        transcript = Transcript(self.store, self._stream(run_id).name)
+        return transcript.messages(after=after, before=before, limit=limit, newest_first=newest_first)
+
+    def input(self, run_id: str) -> Json:
+        """What a run was submitted with; None for one that was dropped before it was queued.
 
         Raises:
             RunNotFound: no run of that id.
         """
-        return readings.messages(self._stream(run_id).read())
+        row = self.workflow_runs.get(run_id)
+        if row is None:
+            raise RunNotFound(run_id)
+        (first,) = fetched(self.store, [row.position])
+        return first.event.input if first.kind is RunQueued else None
 
     def calls(self, run_id: str) -> list[readings.ToolCall]:
         """The tool calls of a run, in the order in which they were opened, read from the log; open ones too.

@@ -199,5 +199,5 @@ WORKFLOW_RUNS: Projection[RunRow] = Projection(
     key=("run_id",),
     events=tuple(_FOLDS),
     evolve=evolve,
-    indexes=(("phase", "position"), ("parent_id",)),
+    indexes=(("phase", "position"), ("parent_id",), ("continues_id",)),
 )

@@ -1,0 +1,187 @@
+"""Sessions: conversations that go on from run to run. Each run names the run, and the version of it, that it continues.
+
+A session is nothing that is stored: it is the chain of those names, followed from a run to its ancestors. The log may
+hold any chain, since imports and the store's own door take what they are given. So a chain that leads into nothing or
+back into itself is followed as far as it goes, and whoever reads it is told where it ended and why.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+from attrs import frozen
+
+from eventstore.changing import changed
+from eventstore.errors import RunNotFound
+from eventstore.limits import PAGE, check_name
+from projections.readings import HistoryMessage, Round, window
+from projections.transcripts import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eventstore.store import EventStore
+    from projections.views import View
+    from projections.workflow_runs import RunRow
+
+
+@frozen
+class Ancestor:
+    """A run that another one goes on from, and up to which version."""
+
+    run_id: str
+    version: int
+    gap: Literal["missing", "cycle"] | None = None
+    """Why the chain ends here though it should go on: no run of this id, or one that came before in the chain."""
+
+
+@frozen
+class History:
+    """A page of the messages of a run and its ancestors."""
+
+    messages: tuple[HistoryMessage, ...]
+    count: int
+    """How many there are on all pages."""
+    gap: Ancestor | None = None
+    """Where the chain of ancestors broke off, if it did: what came before is not known."""
+
+
+class Sessions:
+    """Conversations over several runs. Made by `Runs`, as `runs.sessions`.
+
+    Args:
+        store: whose runs.
+        workflow_runs: their rows.
+    """
+
+    def __init__(self, store: EventStore, workflow_runs: View[RunRow]) -> None:
+        self._store = store
+        self._runs = workflow_runs
+
+    def ancestors(self, run_id: str) -> list[Ancestor]:
+        """The runs that a run goes on from, the nearest first.
+
+        Where one is missing or came before, it is the last of the list and its `gap` says so.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        row: RunRow | None = self._row(run_id)
+        chain: list[Ancestor] = []
+        seen = {run_id}
+        while row is not None and row.continues_id is not None:
+            chain.append(Ancestor(row.continues_id, row.continues_version or 0))
+            if row.continues_id in seen:
+                chain[-1] = changed(chain[-1], gap="cycle")
+                break
+            seen.add(row.continues_id)
+            row = self._runs.get(row.continues_id)
+            if row is None:
+                chain[-1] = changed(chain[-1], gap="missing")
+            elif chain[-1].version < 1:  # before its beginning, where it went on from nothing yet
+                break
+        return chain
+
+    def descendants(self, run_id: str) -> Iterator[RunRow]:
+        """The runs that go on from a run, from those that do, and so on: the nearest first, each once.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return self._below(self._row(run_id).run_id)
+
+    def history(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> History:
+        """The messages of a run and its ancestors, numbered from 1 in order: of each ancestor, those up to the fork.
+
+        What an ancestor recorded after the fork is not part of it, so a message keeps its number whatever comes.
+
+        Args:
+            run_id: the last run of the chain.
+            after: those behind this number.
+            before: those ahead of this number.
+            limit: at most so many, from 1 to 10,000; all unless given.
+            newest_first: begin at the end.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: a number or limit that cannot be.
+        """
+        chain = self.ancestors(run_id)
+        parts = self._parts(run_id, chain)
+        ends = [*accumulate(len(part) for _, part in parts)]
+        chosen = window(range(1, ends[-1] + 1), after, before, limit, newest_first=newest_first)
+        found: list[HistoryMessage] = []
+        for (name, part), end in zip(parts, ends, strict=True):
+            start = end - len(part)
+            here = range(max(min(chosen, default=0), start), min(max(chosen, default=-1) + 1, end))
+            said = part.at(range(here.start - start, here.stop - start))
+            found += [
+                HistoryMessage(place + 1, name, one.role, one.content, one.version, one.attempt, one.at)
+                for place, one in zip(here, said, strict=True)
+            ]
+        gap = chain[-1] if chain and chain[-1].gap else None
+        return History(tuple(reversed(found) if newest_first else found), ends[-1], gap)
+
+    def count(self, run_id: str) -> int:
+        """How many messages the history of a run holds.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return sum(len(part) for _, part in self._parts(run_id, self.ancestors(run_id)))
+
+    def rounds(self, run_id: str, *, before: int | None = None, limit: int | None = None) -> list[Round]:
+        """The rounds of one run's conversation, the newest first; see `Round` for what makes one.
+
+        Args:
+            run_id: whose.
+            before: those ahead of this number: that of the last one of the page before.
+            limit: at most so many, from 1 to 10,000; all unless given.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: a number or limit that cannot be.
+        """
+        return Transcript(self._store, self._row(run_id).run_id).rounds(before, limit)
+
+    def count_rounds(self, run_id: str) -> int:
+        """How many rounds one run's conversation has: the number of its newest.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return Transcript(self._store, self._row(run_id).run_id).count_rounds()
+
+    def _parts(self, run_id: str, chain: list[Ancestor]) -> list[tuple[str, Transcript]]:
+        """The transcripts of a chain, the oldest first."""
+        known = [Transcript(self._store, run.run_id, until=run.version) for run in chain if run.gap is None]
+        names = [run.run_id for run in chain if run.gap is None]
+        return [*zip(reversed(names), reversed(known), strict=True), (run_id, Transcript(self._store, run_id))]
+
+    def _below(self, run_id: str) -> Iterator[RunRow]:
+        seen = {run_id}
+        level = [run_id]
+        while level:
+            chunks = [level[start : start + PAGE] for start in range(0, len(level), PAGE)]
+            level = []
+            for chunk in chunks:
+                for row in self._runs.each(continues_id=chunk, order="position"):
+                    if row.run_id not in seen:
+                        seen.add(row.run_id)
+                        level.append(row.run_id)
+                        yield row
+
+    def _row(self, run_id: str) -> RunRow:
+        row = self._runs.get(check_name("run_id", run_id))
+        if row is None:
+            raise RunNotFound(run_id)
+        return row
