@@ -64,8 +64,8 @@ def run(
     KEPT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder or KEPT, prefix=f"{name}-") as scratch:
         outcome: Outcome = benchmark(name)(Setting(Path(scratch), size, seed, events))
-    about = {"benchmark": name, "size": size, "seed": seed, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    return {**about, "machine": machine(), **outcome.plain()}
+    about = {"benchmark": name, "size": size, "seed": seed, "events": events}
+    return {**about, "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **outcome.plain()}
 
 
 def machine() -> dict[str, Any]:

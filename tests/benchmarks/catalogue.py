@@ -11,6 +11,7 @@ from tests.benchmarks.harness import Benchmark
 
 BENCHMARKS = {
     "lone": "tests.benchmarks.lone:lone",
+    "profile": "tests.benchmarks.profile:profile",
     "batch": "tests.benchmarks.lone:batch",
     "threads": "tests.benchmarks.concurrency:threads",
     "tasks": "tests.benchmarks.concurrency:tasks",

@@ -48,7 +48,7 @@ def lists(setting: Setting) -> Outcome:
 
 def _contenders(runs: projections.Runs, active: int, draw: random.Random) -> dict[str, Callable[[int], object]]:
     """Each look, and its decoding alone, of what was fetched before."""
-    names = [f"active-{draw.randrange(active):03d}" for _ in range(1_000)]
+    names = [f"active-{draw.randrange(active):07d}" for _ in range(1_000)]
     view, gate = runs.workflow_runs, runs.store.gate
     table: Any = view._table
     tables = runs._projector.tables

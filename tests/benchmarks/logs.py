@@ -1,7 +1,9 @@
 """Large logs, written once by the store itself and kept: the usual workload, and at its end runs whose worker died.
 
 Each event passes the gate as any does: machine, chain, packing, tables. Only its payload is encoded once for many runs:
-from the thousandth run on the same thousand come again, under other names.
+from the thousandth run on the same thousand come again, under other names. What is beyond a million events is the same
+million again and again, copied by SQLite under yet other names, or ten millions would take an hour: entries, packed
+payloads and tables are what they would be, but each copy bears the hashes of the first, and so no chain holds there.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -27,6 +29,13 @@ _FINAL = RUN.final
 _TEMPLATES = 1_000
 _AT_ONCE = 5_000
 """Events in a commit."""
+_MILLION = 1_000_000
+_COPY = """
+INSERT INTO events(position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data)
+SELECT position + ?1 * ?2, ?1 || '-' || stream, version, type, recorded_at + ?1 * ?3, occurred_at, attempt, key, hash,
+       meta, data
+FROM events WHERE position > ?4 AND position <= ?4 + 10000 AND position <= ?2
+"""
 
 
 def active_runs(setting: Setting) -> int:
@@ -35,30 +44,48 @@ def active_runs(setting: Setting) -> int:
 
 
 def log_of(setting: Setting, name: str, events: int) -> Path:
-    """A copy, to do with as one likes, of the log of so many events of ended runs, and the active runs behind them."""
-    return _copy(setting, name, f"{events}-{active_runs(setting)}", lambda: _runs(setting, events))
+    """A copy, to do with as one likes, of the log of so many events of ended runs; and the active runs behind them."""
+    path = Path(shutil.copyfile(_ended(setting, events), setting.path(name)))
+    write(path, _drafts(active_runs(setting), "active", workload.cut_short, setting.seed))
+    return path
 
 
 def stream_of(setting: Setting, name: str, events: int) -> Path:
-    """A copy of a log that is one run, "long", of at least so many events: calls, results and checkpoints."""
-    return _copy(setting, name, f"long-{events}", lambda: _long(setting, events))
+    """A copy of a log that is one run, "long", of so many events: calls, results and checkpoints."""
+    kept = _kept(setting, f"long-{events}", lambda path: write(path, _long(setting, events)))
+    return Path(shutil.copyfile(kept, setting.path(name)))
 
 
-def _copy(setting: Setting, name: str, kind: str, items: Callable[[], Iterator[tuple[str, Any]]]) -> Path:
-    kept = (setting.folder if setting.size == "smallest" else KEPT) / "logs"
-    whole = kept / f"{kind}-{_format()}.db"
+def _ended(setting: Setting, events: int) -> Path:
+    def make(path: Path) -> None:
+        if events > _MILLION:
+            shutil.copyfile(_ended(setting, _MILLION), path)
+            _multiply(path, events // _MILLION)
+        else:
+            write(path, _drafts(events // workload.EVENTS_PER_RUN, "run", workload.one_run, setting.seed))
+
+    return _kept(setting, f"ended-{events}", make)
+
+
+def _kept(setting: Setting, kind: str, make: Callable[[Path], None]) -> Path:
+    """The database of a kind, made if it is not there; its tables are in step with the log, whoever made it."""
+    folder = (setting.folder if setting.size == "smallest" else KEPT) / "logs"
+    whole = folder / f"{kind}-{_format()}.db"
     if not whole.exists():
-        making = kept / f"making-{kind}"  # a folder, with all that SQLite puts beside a database
+        making = folder / f"making-{kind}"  # a folder, with all that SQLite puts beside a database
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        write(making / "log.db", items())
+        make(making / "log.db")
         (making / "log.db").rename(whole)
         shutil.rmtree(making)
-    return Path(shutil.copyfile(whole, setting.path(name)))
+    with projections.connect(whole, synchronous="NORMAL") as runs:
+        if any(standing.trouble or standing.behind for standing in runs.standings()):
+            runs.rebuild()
+    return whole
 
 
 def write(path: Path, items: Iterator[tuple[str, Any]]) -> None:
-    """Write (stream, event or draft of it) into a new database, thousands a commit."""
+    """Write (stream, event or draft of it) into a database, thousands a commit; none of the streams stands yet."""
     with projections.connect(path, synchronous="NORMAL") as runs:
         writer = _Writer(runs)
         while some := list(islice(items, _AT_ONCE)):
@@ -67,28 +94,37 @@ def write(path: Path, items: Iterator[tuple[str, Any]]) -> None:
 
 def _format() -> str:
     """Tells apart logs that this program would write differently."""
-    made_of = [workload.one_run(0, random.Random(1)), workload.cut_short(0, random.Random(1)), len(MIGRATIONS)]
-    made_of += [projection.fingerprint for projection in projections.connecting.BUILT_IN]
+    events = [*workload.one_run(0, random.Random(1)), *workload.cut_short(0, random.Random(1))]
+    with projections.connect("memory:") as runs:
+        made_of = [len(MIGRATIONS), *map(runs.store.gate.codec.encode, events)]
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
 
 
-def _runs(setting: Setting, events: int) -> Iterator[tuple[str, Any]]:
-    """(run id, draft) of runs that ended, and of those that were cut short."""
-    ended = events // workload.EVENTS_PER_RUN
-    draw = random.Random(setting.seed)
-    with projections.connect("memory:") as runs:
-        draft = partial(runs.store.gate.draft, "any")
+def _drafts(runs: int, name: str, make: Callable[[int, random.Random], list[Any]], seed: int) -> Iterator[Any]:
+    """(run id, draft) of so many runs, eight at a time."""
+    draw = random.Random(seed)
+    with projections.connect("memory:") as store:
+        draft = store.store.gate.draft
+        templates = [
+            [draft("any", [event])[0] for event in make(number, draw)] for number in range(min(runs, _TEMPLATES))
+        ]
+    numbers = range(runs)
+    return workload.in_turns((f"{name}-{number:07d}", templates[number % _TEMPLATES]) for number in numbers)
 
-        def drafted(run: list[Any]) -> list[Draft]:
-            return [draft([event])[0] for event in run]
 
-        templates = [drafted(workload.one_run(number, draw)) for number in range(min(ended, _TEMPLATES))]
-        short = [drafted(workload.cut_short(number, draw)) for number in range(active_runs(setting))]
-    every: Iterable[tuple[str, list[Draft]]] = chain(
-        ((f"run-{number:07d}", templates[number % _TEMPLATES]) for number in range(ended)),
-        ((f"active-{number:03d}", run) for number, run in enumerate(short)),
-    )
-    return workload.in_turns(iter(every))
+def _multiply(path: Path, times: int) -> None:
+    """So many times the entries that stand; and the tables made anew."""
+    with projections.connect(path, synchronous="NORMAL") as runs:
+        head = runs.store.head().position
+        span = [
+            recorded.entry.recorded_at
+            for place in (0, head - 1)
+            for recorded in runs.store.read_all(after=place, limit=1)
+        ]
+        for number in range(1, times):
+            for start in range(0, head, 10_000):
+                values = (number, head, span[1] - span[0], start)
+                runs.store.write(lambda transaction, values=values: transaction.execute(_COPY, values))
 
 
 def _long(setting: Setting, events: int) -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,7 @@ def _one_by_one(setting: Setting, synchronous: Synchronous) -> Samples:
         floor, rows = workload.ready(runs, seed=setting.seed), workload.ready(runs, seed=setting.seed)
         events = runs * workload.EVENTS_PER_RUN
         warmup = min(events // 10, 300)
-        contenders = {"ours": ours, "bare": _fed(bare.insert, floor), "least": _fed(least.insert, rows)}
+        contenders = {"ours": ours, "bare": fed(bare.insert, floor), "least": fed(least.insert, rows)}
         taken = take_turns(contenders, events - warmup, seed=setting.seed, warmup=warmup)
         bare.close()
         least.close()
@@ -81,7 +81,8 @@ def _made_ahead(items: Iterator[Any]) -> Iterator[Any]:
         yield from chunk
 
 
-def _fed(insert: Any, rows: Iterator[Row]) -> Any:
+def fed(insert: Any, rows: Iterator[Row]) -> Any:
+    """A contender that inserts the next row."""
     ahead = _made_ahead(rows)
     return lambda _number: insert(next(ahead))
 
