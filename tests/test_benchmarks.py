@@ -1,12 +1,16 @@
 """The benchmarks work: each runs in its smallest size. What they measure is no matter here; nothing is timed."""
 
+import itertools
 import json
 import math
+import random
 
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import pictures, publishing, workload
+import projections
+from eventstore.workflow import Phase
+from tests.benchmarks import logs, pictures, profile, publishing, rebuilding, workload
 from tests.benchmarks.__main__ import main, run
 from tests.benchmarks.catalogue import BENCHMARKS
 from tests.benchmarks.harness import Figure, Setting, ratio, take_turns
@@ -113,6 +117,54 @@ def test_the_workload_is_what_it_says():
     assert [round(mean[name], -1) for name in ("ToolCalled", "ToolReturned")] == [260, 660]
     assert 3_900 < mean["CheckpointSaved"] < 4_300
     assert len({row[1] for row in rows if row[3] == "ConfirmationRequested"}) == 2
+
+
+def test_a_log_of_any_size_holds_what_was_asked_for_and_its_tables_are_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "_MILLION", 60)
+
+    path = logs.log_of(Setting(tmp_path, "smallest"), "log", 180)
+
+    with projections.connect(path) as runs:
+        assert len(list(runs.store.read_all())) == 180 + 8 * len(workload.cut_short(0, random.Random(1)))
+        assert runs.workflow_runs.count(phase=Phase.STARTED) == len(runs.lost()) == 8
+        assert runs.check().ok
+
+
+def test_a_kept_log_is_not_changed_by_whoever_had_a_copy(tmp_path):
+    setting = Setting(tmp_path, "smallest")
+    path = logs.log_of(setting, "one", 60)
+    with projections.connect(path) as runs:
+        runs.submit("deploy", run_id="mine")
+
+    with projections.connect(logs.log_of(setting, "other", 60)) as runs:
+        assert runs.workflow_runs.get("mine") is None
+
+
+def test_a_moment_belongs_to_the_innermost_stopwatch_that_runs():
+    watches = profile._Stopwatches(now=itertools.count(step=10).__next__)
+    inner = watches.timed("inner", lambda: None)
+
+    watches.timed("outer", lambda: [inner(), inner()])()
+
+    assert watches.taken == {"inner": 20, "outer": 30}
+    assert (watches.calls["inner"], watches.within["outer"]) == (2, 2)
+
+
+def test_an_append_that_another_one_held_up_counts_from_when_it_was_due():
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    held_up = rebuilding.paced(
+        lambda number: sleep(0.02 if number == 0 else 0.001),
+        lambda since: since > 0.03,
+        now=lambda: clock[0],
+        sleep=sleep,
+    )
+
+    waits = [round(wait, 3) for _, wait in held_up]
+    assert waits[:4] == [0.02, 0.016, 0.012, 0.008]
 
 
 def test_a_setting_gives_each_store_a_folder_of_its_own(tmp_path):

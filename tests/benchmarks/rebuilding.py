@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,11 @@ def beside(setting: Setting) -> Outcome:
     alone = setting.pick(smallest=1, quick=20, full=100) / 10
     with projections.connect(path) as runs, undisturbed():
         append = appended(runs, workload.interleaved(1_000_000, seed=setting.seed, name="beside"))
-        waits = list(_paced(append, lambda since: since > alone))
+        waits = list(paced(append, lambda since: since > alone))
         process = _process("everything", path)
-        during = list(_paced(append, lambda _since: process.poll() is not None))
+        during = list(paced(append, lambda _since: process.poll() is not None))
         told = _told(process)
-        waits += _paced(append, lambda since: since > alone)
+        waits += paced(append, lambda since: since > alone)
     # From when it began to fold, as imports are no rebuild, to when the tables that it put aside were gone.
     with_it = [wait for at, wait in during if told["begun"] <= at + wait and at <= told["ended"]]
     swap = [wait for at, wait in during if told["swapping"] <= at + wait and at <= told["ended"]]
@@ -145,20 +146,27 @@ def _share(what: str, ours: list[float], floor: list[float], percent: float, **w
     return Figure(what, percentile(ours, percent) / percentile(floor, percent), **wanted)
 
 
-def _paced(append: Callable[[int], None], enough: Callable[[float], bool]) -> Iterator[tuple[float, float]]:
+def paced(
+    append: Callable[[int], None],
+    enough: Callable[[float], bool],
+    *,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[tuple[float, float]]:
     """When an append was due, and how many seconds later it was durable; one each 5 ms, whatever the last one took.
 
     Who comes while another waits, waits too, and that counts: else a stop of a second would be one slow append.
     """
-    begun = due = time.monotonic()
-    number = 0
-    while not enough(time.monotonic() - begun):
-        time.sleep(max(0.0, due - time.monotonic()))
-        at = time.monotonic() if due + _PERIOD > time.monotonic() else due  # what sleep adds is not the append's
+    begun = due = now()
+    for number in count():
+        if enough(now() - begun):
+            return
+        if (early := due - now()) > 0:
+            sleep(early)
+        at = now() if now() < due + _PERIOD else due  # what sleep adds is not the append's
         append(number)
-        yield at, time.monotonic() - at
-        due = max(due + _PERIOD, begun)
-        number += 1
+        yield at, now() - at
+        due += _PERIOD
 
 
 if __name__ == "__main__":
