@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -72,6 +73,7 @@ class Worker:
         self._stopping = False
         self._closed = threading.Event()
         self._looked_at: dict[str, int] = {}
+        self._remembered: deque[RunRow] = deque()
         presence.enter(self.id, self._term)
         self._renewer = threading.Thread(target=self._renew, name=f"lease of {self.id}", daemon=True)
         self._renewer.start()
@@ -138,24 +140,26 @@ class Worker:
         expired = self.expire(dry_run=dry_run)
         interrupted: list[str] = []
         crashed: list[str] = []
-        resumable: list[str] = []
-        running = 0
-        rows = list(self._runs.each(phase=[Phase.STARTED, Phase.PAUSED], order="position"))
-        dead = self._presence.dead({row.worker for row in rows if row.phase is Phase.STARTED})
-        for row in rows:
-            if row.phase is Phase.PAUSED and not row.interrupt_requested:
-                continue
-            if row.phase is Phase.STARTED and row.worker not in dead:
-                running += 1
+        started, lost = self._started()
+        asked = self._runs.each(phase=Phase.PAUSED, interrupt_requested=True, order="position")
+        resumable: list[RunRow] = []
+        for row in sorted([*lost, *asked], key=lambda row: row.position):
+            # Most runs may go on, which their rows tell: only those are folded of which something is to be written.
+            if not settle(row, dead=True, max_crashes=max_crashes):
+                resumable.append(row)
                 continue
             stream = self._stream(row.run_id)
-            events = settle(stream.state, dead=self._lost(stream.state), max_crashes=max_crashes)
+            events = settle(stream.state, dead=self._held_by_the_dead(stream.state), max_crashes=max_crashes)
             if events and (dry_run or self._settled(stream, events)):
                 (interrupted if stream.state.interrupt_requested else crashed).append(row.run_id)
-            elif not events and stream.state.phase is Phase.STARTED and self._lost(stream.state):
-                resumable.append(row.run_id)
+        self._keep(resumable)
         return Recovery(
-            tuple(interrupted), tuple(crashed), tuple(resumable), tuple(expired), running=running, dry_run=dry_run
+            tuple(interrupted),
+            tuple(crashed),
+            tuple(row.run_id for row in resumable),
+            tuple(expired),
+            running=started - len(lost),
+            dry_run=dry_run,
         )
 
     def expire(self, *, dry_run: bool = False) -> list[tuple[str, str]]:
@@ -170,7 +174,13 @@ class Worker:
                 expired += [(run_id, event.call_id) for event in events]  # type: ignore[attr-defined]
         return expired
 
-    def _lost(self, state: RunState) -> bool:
+    def _started(self, **only: Any) -> tuple[int, list[RunRow]]:
+        """How many runs are started, and those of them whose worker is dead."""
+        started = list(self._runs.each(phase=Phase.STARTED, order="position", **only))
+        dead = self._presence.dead({row.worker for row in started})
+        return len(started), [row for row in started if row.worker in dead]
+
+    def _held_by_the_dead(self, state: RunState) -> bool:
         return bool(self._presence.dead([state.worker]))
 
     def _settled(self, stream: Stream[RunState], events: Iterable[object]) -> bool:
@@ -201,8 +211,8 @@ class Worker:
         deadline = self._system.monotonic() + wait
         while True:
             self._say_last_words()
-            for run_id in self._candidates(wanted):
-                if (attempt := self._take(run_id)) is not None:
+            for row in self._candidates(wanted):
+                if (attempt := self._take(row)) is not None:
                     return attempt
             left = deadline - self._system.monotonic()
             if left <= 0 or self._stopping:
@@ -230,24 +240,47 @@ class Worker:
             else:
                 yield attempt
 
-    def _candidates(self, workflows: tuple[str, ...] | None) -> Iterator[str]:
+    def _candidates(self, workflows: tuple[str, ...] | None) -> Iterator[RunRow]:
         only: dict[str, Any] = {} if workflows is None else {"workflow": workflows}
         now = self._system.now()
-        started = list(self._runs.each(phase=Phase.STARTED, order="position", **only))
-        dead = self._presence.dead({row.worker for row in started})
-        yield from (row.run_id for row in started if row.worker in dead)
+        yield from self._kept(workflows)
+        if self._some_are_lost(only):
+            self._keep(self._started(**only)[1])
+            yield from self._kept(workflows)
         for row in self._runs.each(phase=Phase.PAUSED, order="position", **only):
             children = 0
             if row.waiting_for == "run":
                 active = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
                 children = self._runs.count(parent_id=row.run_id, phase=active)
             if runnable(row, now, open_children=children) and self._worth_a_look(row):
-                yield row.run_id
+                yield row
         page: list[RunRow] = []
         while page := self._runs.where(
             phase=Phase.QUEUED, order=("-priority", "position"), limit=_PAGE, after=page[-1] if page else None, **only
         ):
-            yield from (row.run_id for row in page if runnable(row, now))
+            yield from (row for row in page if runnable(row, now))
+
+    def _some_are_lost(self, only: dict[str, Any]) -> bool:
+        """Whether more runs are started than living workers hold: two counts in place of all the rows."""
+        held = self._runs.count(phase=Phase.STARTED, worker=self._presence.living(), **only)
+        return held < self._runs.count(phase=Phase.STARTED, **only)
+
+    def _keep(self, lost: Iterable[RunRow]) -> None:
+        """Remember the runs of dead workers, so that they are listed once and not at each claim.
+
+        They are a hint: whether one is still to be had, `_take` judges on its state.
+        """
+        with self._counting:
+            self._remembered = deque(lost)
+
+    def _kept(self, workflows: tuple[str, ...] | None) -> Iterator[RunRow]:
+        while True:
+            with self._counting:
+                fitting = (row for row in self._remembered if workflows is None or row.workflow in workflows)
+                if (row := next(fitting, None)) is None:
+                    return
+                self._remembered.remove(row)
+            yield row
 
     def _worth_a_look(self, row: RunRow) -> bool:
         """Runs that wait for an operator change without their row changing; look only at what grew since."""
@@ -256,12 +289,15 @@ class Worker:
         with self._store.reading() as reading:
             return reading.version(row.run_id) != self._looked_at.get(row.run_id)
 
-    def _take(self, run_id: str) -> Attempt | None:
-        stream = self._stream(run_id)
+    def _take(self, row: RunRow) -> Attempt | None:
+        stream = self._stream(row.run_id)
         state = stream.state
-        events = take(state, self.id, self._system.now(), dead=self._lost(state), max_crashes=self._max_crashes)
+        if state.phase is not row.phase:
+            return None  # it went on since; whether it waits for its children, say, only its row of now tells
+        dead = self._held_by_the_dead(state)
+        events = take(state, self.id, self._system.now(), dead=dead, max_crashes=self._max_crashes)
         if not events and state.waiting_for == "operator":
-            self._looked_at[run_id] = stream.version
+            self._looked_at[row.run_id] = stream.version
         if not events or not self._settled(stream, events) or not isinstance(events[-1], RunStarted | RunResumed):
             return None
         with self._counting:

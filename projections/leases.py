@@ -59,11 +59,12 @@ class Presence:
         self._tables = tables
         self._system = system
         self._seen: dict[str, tuple[int, float]] = {}
+        self._beats = 0
 
-    def enter(self, worker: str, term: float) -> None:
+    def enter(self, worker: str, term: float, beat: int = 0) -> None:
         """Write this process's row."""
         me = self._system.identity()
-        row = WorkerRow(worker, me.boot_id, me.pid_namespace, me.pid, me.started, term)
+        row = WorkerRow(worker, me.boot_id, me.pid_namespace, me.pid, me.started, term, beat)
 
         def job(transaction: Writing) -> None:
             if not self._tables.exists(transaction, WORKERS):
@@ -73,7 +74,8 @@ class Presence:
         self._log.write(job)
 
     def beat(self, worker: str, term: float) -> None:
-        """Renew the row; write it again if somebody took it away."""
+        """Renew the row; write it again if somebody took it away, with a beat that nobody has seen."""
+        self._beats += 1
 
         def job(transaction: Writing) -> bool:
             values = self._tables.get(transaction, WORKERS, (worker,))
@@ -84,7 +86,7 @@ class Presence:
             return True
 
         if not self._log.write(job):
-            self.enter(worker, term)
+            self.enter(worker, term, self._beats)
 
     def leave(self, worker: str) -> None:
         """Take the row away: whatever the worker still held is held by nobody."""
@@ -95,9 +97,16 @@ class Presence:
         wanted = set(workers)
         if not wanted:
             return frozenset()
+        with self._log.reading() as reading:
+            rows = {worker: self._row(reading, worker) for worker in wanted}
+        me = self._system.identity()
+        return frozenset(worker for worker, row in rows.items() if self._is_dead(row, me))
+
+    def living(self) -> frozenset[str]:
+        """The workers that are there and not dead."""
         rows = self._rows()
         me = self._system.identity()
-        return frozenset(worker for worker in wanted if self._is_dead(rows.get(worker or ""), me))
+        return frozenset(worker for worker, row in rows.items() if not self._is_dead(row, me))
 
     def sweep(self) -> None:
         """Take away the rows of the dead, which no run needs: without a row they are as dead."""
@@ -113,6 +122,12 @@ class Presence:
 
         if gone:
             self._log.write(job)
+
+    def _row(self, view: Any, worker: str | None) -> WorkerRow | None:
+        if worker is None or not self._tables.exists(view, WORKERS):
+            return None
+        values = self._tables.get(view, WORKERS, (worker,))
+        return None if values is None else WORKERS.decode(values)
 
     def _rows(self) -> dict[str, WorkerRow]:
         with self._log.reading() as reading:

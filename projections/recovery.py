@@ -1,4 +1,4 @@
-"""What to do with one run: pure decisions, taken on its state alone.
+"""What to do with one run: pure decisions, taken on its state alone, or on its row where that knows as much.
 
 Nothing here reads a clock, a log or a process table; the shell (`daemon`) tells the time and who is dead, and appends
 what is decided at the version it was decided on. So two recoveries, or two workers, that decide at once share the
@@ -52,11 +52,11 @@ def overdue(state: RunState, now: datetime) -> Events:
     )
 
 
-def settle(state: RunState, *, dead: bool, max_crashes: int) -> Events:
+def settle(state: RunState | RunRow, *, dead: bool, max_crashes: int) -> Events:
     """How a run ends that nobody will go on with: `()` if somebody may, or does.
 
     Args:
-        state: of the run.
+        state: of the run; its row tells the same, without its stream being folded.
         dead: whether the worker that holds it is.
         max_crashes: how many workers may die under a run; one more, and it has crashed.
     """

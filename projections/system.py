@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from attrs import frozen
@@ -30,24 +31,34 @@ class Identity:
 
 
 def start_of(pid: int) -> int | None:
-    """When the process of this pid, in our own namespace, started (Linux: clock ticks); None if there is none."""
+    """When the process of this pid, in our own namespace, started (Linux: clock ticks); None if there is none.
+
+    Raises:
+        OSError: it cannot be looked at, for want of a file descriptor, say; whoever is not seen is not thereby dead.
+    """
     try:
         # The second field is the command's name in parentheses, and may itself hold spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    fields = stat.rpartition(")")[2].split()
     # A zombie has ended; its parent has only not looked yet.
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def this_process() -> Identity:
     """Who we are. Where the system tells no boot or namespace, both are empty, and only beats tell the dead."""
+    return _process(os.getpid())
+
+
+@lru_cache(maxsize=1)  # three files of /proc, 100 µs, at each claim; by pid, since a forked child is another process
+def _process(pid: int) -> Identity:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         boot = namespace = ""
-    return Identity(boot, namespace, os.getpid(), start_of(os.getpid()) or 0)
+    return Identity(boot, namespace, pid, start_of(pid) or 0)
 
 
 def _new_id() -> str:

@@ -1,6 +1,7 @@
 """Who is dead: what can be seen of a process at once, the beat of those that cannot be seen, and no wall clock."""
 
 import os
+import resource
 import subprocess
 import sys
 from datetime import timedelta
@@ -164,6 +165,21 @@ def test_an_unseen_worker_lives_as_long_as_its_beat_changes(world):
     assert not observer.dead(["w:1"])
 
 
+def test_a_worker_that_was_swept_away_lives_again_with_its_next_beat_for_who_saw_it_silent(world):
+    worker = presence(world, namespace="a")
+    worker.enter("w:1", 30.0)
+    observer, other = presence(world, namespace="b"), presence(world, namespace="c")
+    assert not observer.dead(["w:1"]) | other.dead(["w:1"])
+    world.seconds += 31.0
+    other.sweep()
+    assert observer.dead(["w:1"])
+
+    worker.beat("w:1", 30.0)
+
+    assert not observer.dead(["w:1"])
+    assert observer.living() == {"w:1"}
+
+
 def test_an_observer_that_looks_for_the_first_time_waits_a_whole_term(world):
     presence(world, namespace="a").enter("w:1", 30.0)
     world.passes(1_000_000)
@@ -296,6 +312,18 @@ def test_a_child_that_ended_and_was_not_looked_at_counts_as_gone():
     assert start_of(child.pid) is None
 
 
+def test_a_process_that_cannot_be_looked_at_is_not_taken_for_gone():
+    """Out of file descriptors, a worker would else take up everybody's runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            start_of(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_presence_of_a_store_without_workers_is_empty(world):
     assert isinstance(presence(world), Presence)
     assert presence(world)._rows() == {}
+    assert presence(world).living() == frozenset()

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from attrs import evolve
 
+import projections
 from eventstore.testing import Rehearsal
 from eventstore.workflow import (
     ACTIVE,
@@ -99,6 +100,35 @@ def test_an_interrupt_goes_before_a_crash():
 @pytest.mark.parametrize("events", [(QUEUED,), (*STARTED, RunCompleted()), (QUEUED, InterruptRequested())])
 def test_what_nobody_holds_or_what_ended_is_not_settled(events):
     assert settle(state(*events), dead=True, max_crashes=0) == ()
+
+
+@pytest.mark.parametrize("dead", [True, False])
+@pytest.mark.parametrize(
+    "events",
+    [
+        (QUEUED, InterruptRequested()),
+        STARTED,
+        (*STARTED, RunResumed("w2")),
+        (*STARTED, RunResumed("w2"), RunResumed("w3"), InterruptRequested()),
+        (*STARTED, RunPaused("worker"), RunResumed("w2")),
+        (*STARTED, RunRequeued(), RunStarted("w2"), RunResumed("w3")),
+        (*STARTED, RunPaused("person"), InterruptRequested()),
+        (*STARTED, RunPaused("person")),
+        (*STARTED, InterruptRequested(), RunPaused("person"), RunResumed("w2")),
+        (*STARTED, RunResumed("w2"), RunCrashed()),
+    ],
+)
+def test_a_row_is_settled_as_its_run_is(events, dead):
+    with projections.connect("memory:") as runs:
+        stream = runs.store.stream("run-1", RUN)
+        for event in events:
+            stream.append(event)
+        row = runs.workflow_runs.get("run-1")
+
+    for max_crashes in (0, 1, 2):
+        assert settle(row, dead=dead, max_crashes=max_crashes) == settle(
+            stream.state, dead=dead, max_crashes=max_crashes
+        )
 
 
 # --- take -----------------------------------------------------------------------------------------------------------

@@ -436,16 +436,8 @@ def test_killed_inside_a_claim_the_run_is_the_next_ones(world, runs, after):
         first.close()
 
 
-def test_recovery_costs_by_the_active_runs_and_not_by_the_log(world, runs, worker):
-    """It reads no entry of a run that ended."""
-    submit(runs, "old")
-    with worker.claim() as attempt:
-        attempt.append(*(CheckpointSaved(number, None) for number in range(50)), RunCompleted())
-    submit(runs, "lost")
-    gone = world.worker()
-    gone.claim()
-    world.dies(gone)
-    log = MortalLog(world.log())
+def reads_of(world):
+    """A log on the world's, and the names of the streams that are read through it."""
     read = []
 
     class Counting:
@@ -472,11 +464,100 @@ def test_recovery_costs_by_the_active_runs_and_not_by_the_log(world, runs, worke
 
             return Block()
 
-    watching = world.runs(log=CountingLog(log.inner)).worker("w", lease=timedelta(hours=1))
-    watching.recover()
+    return CountingLog(world.log()), read
 
-    assert set(read) == {"lost"}
+
+def test_recovery_reads_no_stream_but_those_that_it_ends(world, runs, worker):
+    submit(runs, "old")
+    with worker.claim() as attempt:
+        attempt.append(*(CheckpointSaved(number, None) for number in range(50)), RunCompleted())
+    submit(runs, "goes on", "stops", "waits")
+    gone = world.worker()
+    gone.claim(), gone.claim()
+    with gone.claim() as attempt:
+        attempt.ask("c1", "ship", None)
+    runs.interrupt("stops", by="alice")
+    world.dies(gone)
+    log, read = reads_of(world)
+    watching = world.runs(log=log).worker("w", lease=timedelta(hours=1))
+
+    assert watching.recover().resumable == ("goes on",)
+    assert set(read) == {"stops"}
     watching.close()
+
+
+def test_the_runs_of_dead_workers_are_listed_once_and_not_at_each_claim(world, runs):
+    submit(runs, *(f"run-{number}" for number in range(6)))
+    gone = world.worker()
+    claimed(gone)
+    world.dies(gone)
+    worker = world.worker()
+    listed, counted = [], []
+    each, count = worker._runs.each, worker._runs.count
+    worker._runs.each = lambda **asked: listed.append(asked["phase"]) or each(**asked)
+    worker._runs.count = lambda **asked: counted.append(asked["phase"]) or count(**asked)
+
+    assert claimed(worker) == [f"run-{number}" for number in range(6)]
+    assert listed == [Phase.STARTED, Phase.PAUSED]  # at the first claim, and by the last, which found nothing
+    assert len(counted) == 4
+
+
+def test_a_worker_that_holds_many_runs_reads_no_row_of_them_to_see_that_none_is_lost(world, runs, worker):
+    submit(runs, *(f"run-{number}" for number in range(5)))
+    held = claimed(worker)
+    decoded = []
+    table = worker._runs._table
+    worker._runs._table = type("Table", (), {"__getattr__": lambda _, name: getattr(table, name)})()
+    worker._runs._table.decode = lambda values: decoded.append(values) or table.decode(values)
+
+    assert worker.claim() is None
+    assert (len(held), decoded) == (5, [])
+
+
+def test_what_was_listed_as_lost_is_judged_again_when_it_is_taken(world, runs):
+    """Between the listing and the taking, another worker took it up and parked it for its child."""
+    submit(runs, "first", "second")
+    gone = world.worker()
+    claimed(gone)
+    world.dies(gone)
+    worker, other = world.worker(), world.worker()
+    worker.recover()
+    other.claim()
+    with other.claim() as attempt:
+        runs.submit("build", run_id="child", parent_id="second")
+        attempt.append(RunPaused("run"))
+
+    assert claimed(worker) == ["child"]
+    assert phase(runs, "second") is Phase.PAUSED
+
+
+def test_a_worker_that_was_silent_and_beats_again_keeps_what_was_listed_as_lost(world, runs):
+    submit(runs, "run-1")
+    silent = world.worker(namespace="elsewhere", lease=timedelta(seconds=30))
+    silent.claim()
+    worker = world.worker()
+    worker.recover()
+    world.seconds += 31
+    assert worker.recover().resumable == ("run-1",)
+    silent._presence.beat(silent.id, 30.0)
+
+    assert worker.claim() is None
+    assert runs.workflow_runs.get("run-1").attempt == 1
+
+
+def test_lost_runs_of_other_workflows_wait_for_who_performs_them(world, runs):
+    submit(runs, "deploy-1")
+    runs.submit("build", run_id="build-1")
+    submit(runs, "deploy-2")
+    gone = world.worker()
+    claimed(gone)
+    world.dies(gone)
+    worker = world.worker()
+    worker.recover()
+
+    assert claimed(worker, workflows=["build"]) == ["build-1"]
+    assert claimed(worker, workflows=["test"]) == []
+    assert claimed(worker) == ["deploy-1", "deploy-2"]
 
 
 # --- claims and stop --------------------------------------------------------------------------------------------------
