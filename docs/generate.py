@@ -654,8 +654,8 @@ def schema_page() -> str:
         ),
         *[_statements(found, projection.name) for projection in connecting.BUILT_IN],
         (
-            "A rebuild or check that is running keeps its tables beside these, with `__shadow` or `__check` at the end "
-            "of the name. A `…` above is made anew with each table."
+            "A rebuild that is running keeps its tables beside these, with `__shadow` at the end of the name, and a "
+            "swap puts the old ones aside as `__old`. A `…` above is made anew with each table."
         ),
         "## Cursors",
         (

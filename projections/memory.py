@@ -6,10 +6,13 @@ snapshots are the log's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rpds import HashTrieMap
+
+from eventstore.memory import MemoryLog
 
 if TYPE_CHECKING:
     from eventstore.memory import MemoryTransaction
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
 
 class MemoryTables:
     """See `tables.Tables`."""
+
+    @contextmanager
+    def scratch(self) -> Iterator[MemoryTransaction]:
+        """See `tables.Tables`."""
+        with MemoryLog().reading() as reading:  # a root that no disk will ever hold
+            yield reading
 
     def exists(self, transaction: MemoryTransaction, table: Table[Any]) -> bool:
         """See `tables.Tables`."""

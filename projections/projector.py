@@ -345,6 +345,19 @@ class Projector:
                 raise StaleProjection(projection.name, "is behind the log and may not be written here")
             self.catch_up(projection)
 
+    def stands(self, reading: Reading, projection: Projection[Any]) -> int:
+        """The position that a table stands at, perhaps behind the log.
+
+        Raises:
+            ProjectionHalted, StaleProjection: as for `answer`.
+        """
+        cursor = self.cursor(reading, projection.name)
+        if cursor is None:
+            raise self._lost(projection)
+        if (trouble := self.trouble(reading, projection, cursor)) is not None:
+            raise trouble
+        return cursor.position
+
     def trouble(
         self,
         reading: Reading,

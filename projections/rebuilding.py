@@ -1,10 +1,12 @@
 """Tables made anew from the log alone, and tables proved right against it.
 
-Both fold the whole log into shadow tables beside the standing ones, chunk by chunk in bounded memory, passing every
-entry by its machine. They read and fold outside of the write lock, which is taken for a few rows at a time and, at the
-end, for the last few entries: so a daemon goes on writing meanwhile. A rebuild ends by swapping the shadows in, in one
-transaction, with nothing appended in between: one that is stopped or killed leaves the old tables as they were. A check
-ends by comparing row by row, and leaves nothing behind.
+Both fold the whole log into shadow tables, chunk by chunk in bounded memory, passing every entry by its machine. They
+read and fold outside of the write lock: so a daemon goes on writing meanwhile.
+
+A rebuild keeps its shadows beside the standing tables. The lock is taken for a few rows at a time and, at the end, for
+the last few entries; then it swaps the shadows in, in one transaction, with nothing appended in between: one that is
+stopped or killed leaves the old tables as they were. A check keeps its shadows in a place of its own and takes no lock.
+It ends by comparing row by row, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,47 +20,27 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from eventstore.errors import InvalidArgument, ProjectionHalted, RebuildSuperseded, ReplayRefused
+from eventstore.errors import InvalidArgument, ProjectionHalted, RebuildSuperseded, ReplayRefused, StaleProjection
 from eventstore.log import Glance, Reading, Writing
 from eventstore.replaying import Ahead, Replay
 from eventstore.store import EventStore
+from projections.comparing import Comparison, Difference
 from projections.projection import Projection
 from projections.projector import CursorRow, Projector
 from projections.rows import Changes, RowFold
-from projections.tables import Column, Table, Values, query
+from projections.tables import Table, query
 
 Progress = Callable[[int, int], None]
 """Called with (entries folded, entries in the log) after each chunk."""
 
 CHUNK = 5_000
-"""Entries that are read and folded in one snapshot, and rows that are compared at a time."""
+"""Entries that are read and folded in one snapshot, and rows that are compared in one."""
 ROWS = 500
 """Rows that are held before they are written, and that are written at once: so long others wait, a few milliseconds."""
 FEW = 200
 """Entries that may be left to fold while nothing can be appended."""
 LISTED = 1_000
 """Differences and skipped entries that a report lists; it counts all of them."""
-
-
-@frozen
-class Difference:
-    """Where a table is not the fold of the log."""
-
-    projection: str
-    key: tuple[Any, ...]
-    column: str | None
-    """None: the whole row is missing, or should not be there."""
-    stored: Any
-    expected: Any
-    position: int
-    """Of the event that last touched the row, as the fold has it."""
-    event: str | None
-
-    def __str__(self) -> str:
-        where = f"{self.projection}[{', '.join(map(str, self.key))}]"
-        what = "the row" if self.column is None else self.column
-        touched = f"; last touched by {self.event} at position {self.position}" if self.event else ""
-        return f"{where}: {what} is {self.stored!r} and should be {self.expected!r}{touched}"
 
 
 @frozen
@@ -99,8 +81,8 @@ class _Making:
     """By projection; each holds what is folded and not written yet."""
     replay: Replay
     skip_invalid: bool
-    may_halt: bool
-    """Whether a projection that raises is told in the report; or else raises on."""
+    scratch: Any
+    """Where a check keeps the shadows, for nobody to see; None in a rebuild, which keeps them beside the tables."""
     begun: set[str] = field(factory=set)
     """The streams that began since rows were written last."""
     token: str = field(factory=lambda: secrets.token_hex(8))
@@ -120,7 +102,7 @@ class _Making:
         try:
             yield
         except ProjectionHalted as failure:
-            if not self.may_halt:
+            if self.scratch is None:  # a rebuild stops there; a check tells it
                 raise
             self.halted[shadow.projection.name] = str(failure)
 
@@ -146,8 +128,18 @@ class Rebuilder:
             RebuildSuperseded: another rebuild of these tables began; that one goes on.
             InvalidArgument: no projection of that name.
         """
-        making = self._begin(names, "shadow", skip_invalid=skip_invalid, may_halt=False)
-        self._run(making, lambda transaction: self._swap(transaction, making), progress)
+        making = self._making(names, skip_invalid=skip_invalid)
+        self._begin(making)
+        try:
+            swapped = False
+            while not swapped:
+                self._fold_all(making, progress)
+                swapped = self._store.write(lambda transaction: self._finish(transaction, making))
+        except BaseException as error:
+            lost = self._put_away(making)
+            if lost and isinstance(error, Exception):
+                raise RebuildSuperseded(lost[0]) from error
+            raise
         self._sweep(making.shadows)
         with self._store.reading() as reading:
             rows = self._count(reading, making)
@@ -158,69 +150,61 @@ class Rebuilder:
 
         A projection that raises is told in the report and compared no further; the others are.
         """
-        making = self._begin(names, "check", skip_invalid=skip_invalid, may_halt=True)
-        found: list[Report] = []
-
-        def compare(transaction: Writing) -> None:
-            found.append(self._compare(transaction, making))
-            self._forget(transaction, making.shadows.values())
-
-        self._run(making, compare, progress)
-        return found[0]
+        with self._tables.scratch() as scratch:
+            making = self._making(names, skip_invalid=skip_invalid, scratch=scratch)
+            self._fold_all(making, progress)
+            return self._compare(making)
 
     # --- making the shadows -------------------------------------------------------------------------------------
 
-    def _begin(self, names: Sequence[str], suffix: str, *, skip_invalid: bool, may_halt: bool) -> _Making:
+    def _making(self, names: Sequence[str], *, skip_invalid: bool, scratch: Any = None) -> _Making:
+        """Empty shadows: in a scratch if there is one, else beside the tables."""
         known = self._projector.projections
         for name in names:
             if name not in known:
                 raise InvalidArgument("projection", name, f"is not among {', '.join(known)}")
-        shadows = {
-            name: RowFold(
-                self._tables, known[name], self._projector.table(known[name]).renamed(f"{name}__{suffix}"), None
-            )
-            for name in names or known
-        }
+        self._projector.prepare()
+        shadows: dict[str, RowFold[Any]] = {}
+        for name in names or known:
+            table = self._projector.table(known[name])
+            table = table.renamed(f"{name}__shadow") if scratch is None else table
+            shadows[name] = RowFold(self._tables, known[name], table, scratch)
         # What a projection decodes must be readable, or be refused before it is folded; a check takes nothing on trust.
-        codec = self._store.gate.codec
-        decoded = codec.names if may_halt else self._routes(shadows.values())
-        making = _Making(shadows, Replay(self._store.gate, decoded), skip_invalid, may_halt)
+        decoded = self._routes(shadows.values()) if scratch is None else self._store.gate.codec.names
+        making = _Making(shadows, Replay(self._store.gate, decoded), skip_invalid, scratch)
+        for shadow in shadows.values():
+            shadow.begun = making.begun
+            if scratch is not None:
+                self._tables.create(scratch, shadow.table)
+        return making
 
+    def _begin(self, making: _Making) -> None:
         def make(transaction: Writing) -> None:
-            self._forget(transaction, shadows.values())
+            self._forget(transaction, making.shadows.values())
             start = (transaction.hash_at(0) or b"").hex()
-            for shadow in shadows.values():
-                shadow.begun = making.begun
+            for shadow in making.shadows.values():
                 self._tables.create(transaction, shadow.table)
                 self._projector.move(transaction, CursorRow(shadow.table.name, making.token, 0, start))
 
-        self._projector.prepare()
-        self._sweep(shadows)
+        self._sweep(making.shadows)
         self._store.write(make)
-        return making
 
-    def _run(self, making: _Making, finish: Callable[[Writing], None], progress: Progress | None) -> None:
-        """Fold to the end of the log, and finish there. Only rows are written under the lock, few at a time."""
-        try:
-            while True:
-                with self._store.reading() as reading:
-                    head = reading.head().position
-                    self._fold(reading, making, head)
-                if progress is not None:
-                    progress(making.position, head)
-                caught_up = making.position >= head
-                if caught_up or sum(map(len, making.folding())) >= ROWS:
-                    self._write(making)
-                if caught_up and self._store.write(lambda transaction: self._finish(transaction, making, finish)):
-                    return
-        except BaseException as error:
-            lost = self._put_away(making)
-            if lost and isinstance(error, Exception):
-                raise RebuildSuperseded(lost[0]) from error
-            raise
+    def _fold_all(self, making: _Making, progress: Progress | None) -> None:
+        """Fold to the end of the log. Only rows are written under the lock, few at a time."""
+        while True:
+            with self._store.reading() as reading:
+                head = reading.head().position
+                self._fold(reading, making, head)
+            if progress is not None:
+                progress(making.position, head)
+            caught_up = making.position >= head
+            if caught_up or sum(map(len, making.folding())) >= ROWS:
+                self._write(making)
+            if caught_up:
+                return
 
-    def _finish(self, transaction: Writing, making: _Making, finish: Callable[[Writing], None]) -> bool:
-        """Fold the last few entries, with nothing appended in between, and finish; False if they are not few."""
+    def _finish(self, transaction: Writing, making: _Making) -> bool:
+        """Fold the last few entries, with nothing appended in between, and swap; False if they are not few."""
         self._own(transaction, making)
         head = transaction.head().position
         if head - making.position > FEW:
@@ -228,7 +212,7 @@ class Rebuilder:
         self._fold(transaction, making, head)
         for shadow, changes in self._changes(making):
             shadow.write(transaction, changes)
-        finish(transaction)
+        self._swap(transaction, making)
         return True
 
     def _fold(self, reading: Reading, making: _Making, head: int) -> None:
@@ -249,7 +233,7 @@ class Rebuilder:
             stream for stream, version in zip(glance.streams, glance.versions, strict=True) if version == "1"
         )
         for shadow in folding:
-            shadow.transaction = reading
+            shadow.transaction = reading if making.scratch is None else making.scratch
             if shadow.projection.latest:
                 with making.halting(shadow):
                     for recorded in self._latest(reading, glance, shadow.projection):
@@ -299,6 +283,9 @@ class Rebuilder:
             shadow.write(transaction, part)
 
         for shadow, changes in self._changes(making):
+            if making.scratch is not None:
+                shadow.write(making.scratch, changes)
+                continue
             for part in changes.parts(ROWS):
                 self._store.write(partial(write, shadow=shadow, part=part))
 
@@ -383,54 +370,41 @@ class Rebuilder:
             **found,
         )
 
-    def _compare(self, transaction: Writing, making: _Making) -> Report:
+    # --- comparing ----------------------------------------------------------------------------------------------
+
+    def _compare(self, making: _Making) -> Report:
+        """Hold each table against its shadow: some rows in one snapshot, the next ones perhaps in a later one."""
         troubles: list[str] = []
         differences: list[Difference] = []
         count = rows = 0
         for name, shadow in making.shadows.items():
-            trouble = making.halted.get(name) or self._projector.bring_up(transaction, shadow.projection)
+            comparison = Comparison(self._tables, shadow.table)
+            while (trouble := making.halted.get(name)) is None and not comparison.done:
+                try:
+                    for difference in self._compare_some(making, shadow, comparison):
+                        count += 1
+                        if len(differences) < LISTED:
+                            differences.append(difference)
+                except (ProjectionHalted, StaleProjection) as error:
+                    trouble = str(error)
+                    break
             if trouble is not None:
                 troubles.append(trouble)
-                continue
-            table = self._projector.table(shadow.projection)
-            rows += self._tables.count(transaction, shadow.table, query(table, {}))
-            for difference in self._differences(transaction, table, shadow.table):
-                count += 1
-                if len(differences) < LISTED:
-                    differences.append(difference)
+            else:
+                rows += self._tables.count(making.scratch, shadow.table, query(shadow.table, {}))
         return self._report(making, rows, differences=count, listed=tuple(differences), troubles=tuple(troubles))
 
-    def _differences(self, transaction: Writing, table: Table[Any], shadow: Table[Any]) -> Iterator[Difference]:
-        stored = self._rows(transaction, table)
-        expected = self._rows(transaction, shadow)
-        one, other = next(stored, None), next(expected, None)
-        while one is not None or other is not None:
-            if one is not None and (other is None or table.key_of(one) < table.key_of(other)):
-                yield self._difference(transaction, table, one, None, "there", "absent")
-                one = next(stored, None)
-            elif other is not None and (one is None or table.key_of(other) < table.key_of(one)):
-                yield self._difference(transaction, table, other, None, "absent", "there")
-                other = next(expected, None)
-            elif one is not None and other is not None:
-                for column, old, new in zip((*table.columns, None), one, other, strict=True):
-                    if old != new or type(old) is not type(new):
-                        yield self._difference(transaction, table, other, column, old, new)
-                one, other = next(stored, None), next(expected, None)
-
-    def _difference(
-        self, transaction: Writing, table: Table[Any], row: Values, column: Column | None, *values: Any
-    ) -> Difference:
-        old, new = values
-        position: int = row[-1]
-        touched = transaction.read_all(after=position - 1, limit=1) if position > 0 else ()
-        whole = isinstance(old, str) and {old, new} == {"there", "absent"} and column is None
-        name = column.name if column else None if whole else "_position"
-        event = touched[0].type if touched else None
-        return Difference(table.name, table.key_of(row), name, old, new, position, event)
-
-    def _rows(self, transaction: Writing, table: Table[Any]) -> Iterator[Values]:
-        """Every row in the order of its key, page by page; no longer of the class's types, should a hand have erred."""
-        wanted = query(table, {}, limit=CHUNK)
-        while page := self._tables.select(transaction, table, wanted):
-            yield from page
-            wanted = attrs.evolve(wanted, after=table.key_of(page[-1]))
+    def _compare_some(self, making: _Making, shadow: RowFold[Any], comparison: Comparison) -> Iterable[Difference]:
+        """The next rows, as of where the table stands by now: the shadow is folded as far first."""
+        projection = shadow.projection
+        with self._store.reading() as reading:
+            position = self._projector.stands(reading, projection)
+            if position >= making.position:
+                while making.position < position:
+                    self._fold(reading, making, position)
+                self._write(making)
+                return () if projection.name in making.halted else [*comparison.step(reading, making.scratch, CHUNK)]
+        if self._projector.read_only:
+            raise StaleProjection(projection.name, "is behind the log and may not be written here")
+        self._projector.catch_up(projection)
+        return ()

@@ -7,11 +7,13 @@ every value is bound.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
+from eventstore.sqlite.driver import sqlite3
 from eventstore.sqlite.schema import is_plain_index
 
 if TYPE_CHECKING:
@@ -25,6 +27,17 @@ _MANY = 500
 
 class SQLiteTables:
     """See `tables.Tables`."""
+
+    @contextmanager
+    def scratch(self) -> Iterator[Any]:
+        """See `tables.Tables`. A file without a name, which the system takes away even if this process is killed."""
+        connection = sqlite3.connect("", isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("BEGIN")  # and never a COMMIT: nothing of it is to stay
+            yield connection
+        finally:
+            connection.close()
 
     def exists(self, transaction: SQLiteTransaction, table: Table[Any]) -> bool:
         """See `tables.Tables`."""

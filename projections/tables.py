@@ -8,6 +8,7 @@ text by code point. Each row ends in the position of the event that last touched
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import Enum
 from operator import attrgetter
@@ -273,6 +274,12 @@ def _filter(table: Table[Any], name: str, wanted: Any) -> Filter:
 
 class Tables(Protocol):
     """A table backend. Each call names the transaction (a `Reading` or `Writing` of the log) that it belongs to."""
+
+    def scratch(self) -> AbstractContextManager[Any]:
+        """A place for tables that nobody else sees and that takes no memory to speak of; gone when the block is left.
+
+        It stands in place of a transaction, for one thread.
+        """
 
     def exists(self, transaction: Any, table: Table[Any]) -> bool:
         """Whether the table is there."""

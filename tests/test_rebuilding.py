@@ -216,7 +216,7 @@ def no_shadows(runs):
                 reading, runs._projector.table(projection).renamed(f"{projection.name}__{of}")
             )
             for projection in runs.projections
-            for of in ("shadow", "check")
+            for of in ("shadow", "old")
         )
 
 
@@ -236,15 +236,14 @@ def test_ctrl_c_leaves_the_old_tables_and_nothing_else(runs, monkeypatch, act):
 
 
 @pytest.mark.parametrize("write", [1, 2, 3, 6, 7])
-@pytest.mark.parametrize("act", ["rebuild", "check"])
-def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(world, runs, monkeypatch, write, act):
+def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(world, runs, monkeypatch, write):
     monkeypatch.setattr(rebuilding, "CHUNK", 4)
     monkeypatch.setattr(rebuilding, "ROWS", 1)
     before = {name: rows for name, rows in contents(runs).items() if name != "cursors"}
     log = MortalLog(world.log())
     log.doom(write, after_commit=True)
     with pytest.raises(Killed):
-        getattr(world.runs(log=log), act)()
+        world.runs(log=log).rebuild()
 
     after = contents(runs)
     assert {name: rows for name, rows in after.items() if name != "cursors"} == before
@@ -428,7 +427,9 @@ def test_an_altered_row_is_found_with_column_both_values_and_the_event(world, ru
     assert runs.check().ok
 
 
-def test_an_added_and_a_missing_row_are_found(world, runs):
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_an_added_and_a_missing_row_are_found(world, runs, monkeypatch, chunk):
+    monkeypatch.setattr(rebuilding, "CHUNK", chunk)
     table = runs._projector.table(USAGE)
     projector = runs._projector
 
@@ -481,3 +482,53 @@ def test_differences_are_found_in_any_chunks(world, runs, monkeypatch):
     put(world, runs, USAGE, input_tokens=9)
 
     assert [found.key for found in runs.check().listed] == [("run-1",)]
+
+
+def test_a_check_writes_nothing(runs, monkeypatch):
+    monkeypatch.setattr(rebuilding, "CHUNK", 4)
+    monkeypatch.setattr(runs.store.log, "write", None)
+
+    assert runs.check().ok
+
+
+def meanwhile(runs, monkeypatch, append):
+    """Have something appended before each page that a check compares."""
+    monkeypatch.setattr(rebuilding, "CHUNK", 1)
+    select = runs._projector.tables.select
+
+    def others_first(place, table, wanted):
+        if wanted.limit == 1:
+            append()
+        return select(place, table, wanted)
+
+    monkeypatch.setattr(runs._projector.tables, "select", others_first)
+
+
+def test_what_is_appended_while_a_check_compares_is_no_difference_and_hides_none(world, runs, monkeypatch):
+    put(world, runs, USAGE, input_tokens=9)
+    more = iter(range(30))
+
+    def append():
+        if (number := next(more, None)) is not None:
+            runs.store.append("run-3", UsageRecorded("m", 1), attempt=1)
+            runs.submit("deploy", run_id=f"run-1{number}")
+
+    meanwhile(runs, monkeypatch, append)
+    found = runs.check().listed
+
+    assert [(item.key, item.column) for item in found] == [(("run-1",), "input_tokens")]
+    assert next(more, None) is None
+
+
+def test_a_check_goes_on_beside_a_store_without_projections(world, runs, monkeypatch):
+    other, more = EventStore(world.log(), (RUN,)), iter(range(30))
+
+    def append():
+        if next(more, None) is not None:
+            other.append("run-3", UsageRecorded("m", 1), attempt=1)
+
+    meanwhile(runs, monkeypatch, append)
+
+    assert runs.check().ok
+    assert next(more, None) is None
+    assert runs.usage.get("run-3").input_tokens == 31

@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+import eventstore
 import projections
 from eventstore.errors import CannotOpen, LostTail
 from eventstore.integrity import Witness, chain
@@ -106,6 +107,18 @@ def test_a_row_altered_by_hand_is_found_with_what_to_do(path):
     (finding,) = found(path, "tables")
     assert "workflow is 'other' and should be 'deploy'" in finding.fact
     assert "runfold rebuild" in finding.remedy
+
+
+def test_a_database_that_may_not_be_written_is_proved_too_and_a_table_that_is_behind_is_told(path):
+    with projections.connect(path, read_only=True) as runs:
+        assert runs.verify().ok
+    with eventstore.connect(path) as store:
+        store.append("run-9", RunQueued("deploy"))
+
+    with projections.connect(path, read_only=True) as runs:
+        facts = [finding.fact for finding in runs.verify().findings]
+    assert len(facts) == 4
+    assert "workflow_runs is behind the log and may not be written here" in facts[0]
 
 
 def forge(path, **changes):

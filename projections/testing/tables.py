@@ -118,6 +118,18 @@ class TablesContract:
             values = self.tables.get(reading, THINGS, THINGS.encode_key(key))
         return None if values is None else THINGS.decode(values)
 
+    def test_a_scratch_keeps_tables_of_its_own_and_nothing_of_them_stays(self) -> None:
+        self.put(Thing("a", 1, "old"))
+        with self.tables.scratch() as scratch:
+            self.tables.create(scratch, THINGS)
+            self.tables.put(scratch, THINGS, [THINGS.encode(Thing("a", n, "new"), 1) for n in (1, 2)])
+            self.tables.delete(scratch, THINGS, [("a", 2)])
+            found = self.tables.select(scratch, THINGS, query(THINGS, {}))
+            self.put(Thing("b", 1))
+
+        assert [THINGS.decode(values) for values in found] == [Thing("a", 1, "new")]
+        assert self.where() == [Thing("a", 1, "old"), Thing("b", 1)]
+
     # --- rows ---------------------------------------------------------------------------------------------------
 
     def test_a_row_comes_back_as_it_was_put(self) -> None:
