@@ -29,13 +29,13 @@ class SQLiteTables:
     """See `tables.Tables`."""
 
     @contextmanager
-    def scratch(self) -> Iterator[Any]:
+    def scratch(self) -> Iterator[_Scratch]:
         """See `tables.Tables`. A file without a name, which the system takes away even if this process is killed."""
         connection = sqlite3.connect("", isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("BEGIN")  # and never a COMMIT: nothing of it is to stay
-            yield connection
+            yield _Scratch(connection)
         finally:
             connection.close()
 
@@ -124,6 +124,15 @@ class SQLiteTables:
         where, values = _where(wanted)
         found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
         return found
+
+
+class _Scratch:
+    """What tables ask of a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.run = connection.cursor().execute
 
 
 def _definition(table: Table[Any]) -> str:
