@@ -62,9 +62,10 @@ def run(
 ) -> dict[str, Any]:
     """Measure one benchmark in a folder of its own that is taken away again; the outcome as plain JSON."""
     KEPT.mkdir(exist_ok=True)
+    load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory(dir=folder or KEPT, prefix=f"{name}-") as scratch:
         outcome: Outcome = benchmark(name)(Setting(Path(scratch), size, seed, events))
-    about = {"benchmark": name, "size": size, "seed": seed, "events": events}
+    about = {"benchmark": name, "size": size, "seed": seed, "events": events, "load": load}
     return {**about, "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **outcome.plain()}
 
 

@@ -49,6 +49,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {figure.what} | {measured} | {spread} | {target} | {dream} | {figure.verdict} |")
     about = result["machine"]
     said = f"{result['when'][:10]}, {about['processors']} processors, Python {about['python']}, {about['sqlite']}"
+    if result.get("load", 0) >= about["processors"] / 2:
+        said += f", while others used it too (load {result['load']})"
     events = f" --events {result['events']}" if result.get("events") else ""
     command = f"python -m tests.benchmarks --only {result['benchmark']}{events}"
     return "\n".join([*lines, "", f"*{said}; repeat: `{command}`*", "", ""])

@@ -21,7 +21,7 @@ from typing import Any
 import projections
 from eventstore.sqlite.driver import connection_to
 from tests.benchmarks import workload
-from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, median, percentile, ratio, undisturbed
+from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, percentile, undisturbed
 from tests.benchmarks.logs import log_of
 from tests.benchmarks.lone import appended
 
@@ -85,7 +85,7 @@ def rebuild(setting: Setting) -> Outcome:
     samples: Samples = {}
     peaks: dict[str, float] = {}
     for events in setting.logs:
-        rounds = 1 if events > 1_000_000 else setting.pick(smallest=1, quick=3, full=3)
+        rounds = 1 if events > 1_000_000 else setting.pick(smallest=1, quick=3, full=4)
         path = log_of(setting, f"log-{events}", events)
         _measured(setting, "scan", path)  # the first one finds the file in memory or not
         for _ in range(rounds):
@@ -99,12 +99,18 @@ def rebuild(setting: Setting) -> Outcome:
     scan, rows, all_of_it = (samples[f"{part}, {largest}"] for part in _PARTS)
     size = f"{largest:,} events"
     figures = [
-        ratio(f"run rows, {size}, of the rate of a bare scan", scan, rows, target=0.6, more_is_better=True),
-        ratio(f"everything, {size}, of the rate of a bare scan", scan, all_of_it, target=0.2, more_is_better=True),
+        # The best of each: what else the machine does in these seconds only ever adds.
+        Figure(f"run rows, {size}, of the rate of a bare scan", min(scan) / min(rows), target=0.6, more_is_better=True),
+        Figure(
+            f"everything, {size}, of the rate of a bare scan",
+            min(scan) / min(all_of_it),
+            target=0.2,
+            more_is_better=True,
+        ),
         Figure(f"memory at its peak, {size} over {before:,}", peaks[str(largest)] / peaks[str(before)], target=1.1),
         Figure(f"memory at its peak, {size}", peaks[str(largest)], "MB"),
         *(
-            Figure(f"{part}, {size}", largest / median(taken) * 1e6, "events/s")
+            Figure(f"{part}, {size}", largest / min(taken) * 1e6, "events/s")
             for part, taken in zip(_PARTS, (scan, rows, all_of_it), strict=True)
         ),
     ]
