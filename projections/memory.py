@@ -91,7 +91,7 @@ class MemoryTables:
             rows.sort(key=_null_first(index), reverse=descending)
         if wanted.after is not None:
             rows = [values for values in rows if _comes_after(values, wanted)]
-        return rows if wanted.limit is None else rows[: wanted.limit]
+        return rows[wanted.offset :][: wanted.limit]
 
     def count(self, transaction: MemoryTransaction, table: Table[Any], wanted: Query) -> int:
         """See `tables.Tables`."""

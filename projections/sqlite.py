@@ -114,9 +114,12 @@ class SQLiteTables:
         order = ", ".join(f'"{name}"{" DESC" if descending else ""}' for _, name, descending in wanted.order)
         sql = f'SELECT {_columns(table)} FROM "{table.name}"{where}'  # noqa: S608
         sql += f" ORDER BY {order}" if order else ""
-        if wanted.limit is not None:
+        if wanted.limit is not None or wanted.offset:
             sql += " LIMIT +?"  # not "?": see eventstore.sqlite.transaction
-            values.append(wanted.limit)
+            values.append(-1 if wanted.limit is None else wanted.limit)
+        if wanted.offset:
+            sql += " OFFSET +?"
+            values.append(wanted.offset)
         return transaction.execute(sql, values).fetchall()
 
     def count(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> int:

@@ -218,6 +218,8 @@ class Query:
     limit: int | None = None
     after: tuple[Any, ...] | None = None
     """The order columns of the last row that was seen."""
+    offset: int = 0
+    """How many of the rows behind that are passed over."""
 
 
 def query(
@@ -227,6 +229,7 @@ def query(
     order: str | Iterable[str] = (),
     limit: int | None = None,
     after: R | None = None,
+    offset: int = 0,
 ) -> Query:
     """A query from what a caller says.
 
@@ -236,13 +239,16 @@ def query(
         order: column names, a leading "-" for descending; ties are broken by the key.
         limit: at most so many rows; None for all.
         after: the last row of the page before.
+        offset: how many rows to pass over first.
 
     Raises:
-        InvalidArgument: an unknown column, a value of the wrong type, a negative limit.
+        InvalidArgument: an unknown column, a value of the wrong type, a negative limit or offset.
     """
     names = (order,) if isinstance(order, str) else tuple(order)
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63):
+    if limit is not None and not _is_count(limit):
         raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")
+    if not _is_count(offset):
+        raise InvalidArgument("offset", offset, "must be 0 or more; or go on with after=, which passes over nothing")
     ordered: list[tuple[int, str, bool]] = []
     for name in (*names, *table.key):
         index, column = table.column(name.removeprefix("-"))
@@ -258,7 +264,12 @@ def query(
         tuple(ordered),
         limit,
         None if seen is None else tuple(seen[index] for index, _, _ in ordered),
+        offset,
     )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _FULL
 
 
 def _filter(table: Table[Any], name: str, wanted: Any) -> Filter:

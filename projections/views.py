@@ -44,23 +44,32 @@ class View(Generic[R]):
         return None if values is None else self._table.decode(values)
 
     def where(
-        self, *, order: str | Iterable[str] = (), limit: int | None = None, after: R | None = None, **filters: Any
+        self,
+        *,
+        order: str | Iterable[str] = (),
+        limit: int | None = None,
+        after: R | None = None,
+        offset: int = 0,
+        **filters: Any,
     ) -> list[R]:
         """The rows that pass every filter, in order.
 
         Args:
             order: column names, a leading "-" for descending; ties are broken by the key.
             limit: at most so many; all of them unless given, but never more than 10,000 rows at once.
-            after: the last row of the page before.
+            after: the last row of the page before; each page then costs the same, and rows that come or go meanwhile
+                shift nothing.
+            offset: how many rows to pass over first, for pages by number; all of them are read, and a row that comes or
+                goes on an earlier page shifts what is on this one. Prefer `after`.
             filters: column to a value, a list of values, or a `Range`; None is "is absent".
 
         Raises:
-            InvalidArgument: an unknown column, a value of the wrong type, a negative limit, one over 10,000, or more
-                rows than that; nothing is cut off silently.
+            InvalidArgument: an unknown column, a value of the wrong type, a negative limit or offset, a limit over
+                10,000, or more rows than that; nothing is cut off silently.
             StaleProjection, ProjectionHalted: the table cannot answer.
         """
         asked = MAX_ROWS + 1 if limit is None else limit
-        wanted = query(self._table, filters, order=order, limit=asked, after=after)
+        wanted = query(self._table, filters, order=order, limit=asked, after=after, offset=offset)
         if limit is not None and limit > MAX_ROWS:
             raise InvalidArgument("limit", limit, f"must be at most {MAX_ROWS}; go on with after=, or use each()")
         found = self._projector.answer(

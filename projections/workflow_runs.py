@@ -199,5 +199,12 @@ WORKFLOW_RUNS: Projection[RunRow] = Projection(
     key=("run_id",),
     events=tuple(_FOLDS),
     evolve=evolve,
-    indexes=(("phase", "position"), ("parent_id",), ("continues_id",)),
+    # `position` behind a column gives a list by it in order of arrival: a page costs its rows, and not all there are.
+    indexes=(
+        ("phase", "position"),
+        ("parent_id", "position"),
+        ("agent", "position"),
+        ("started_at",),
+        ("continues_id",),
+    ),
 )

@@ -76,6 +76,9 @@ def test_a_time_without_a_zone_is_refused():
         {"filters": {}, "limit": -1},
         {"filters": {}, "limit": "1; DROP TABLE things"},
         {"filters": {}, "limit": True},
+        {"filters": {}, "offset": -1},
+        {"filters": {}, "offset": None},
+        {"filters": {}, "offset": 2**63},
         {"filters": {}, "after": ("a", 1)},
     ],
 )

@@ -80,6 +80,12 @@ def test_rows_come_in_the_order_that_was_asked_for_and_ties_by_key(runs):
     assert ids(view.where(order="-run_id", limit=2)) == ["6", "5"]
 
 
+def test_a_page_can_be_had_by_its_number(runs):
+    pages = [ids(runs.workflow_runs.where(order="-run_id", limit=3, offset=3 * number)) for number in range(4)]
+
+    assert pages == [["6", "5", "4"], ["3", "2", "1"], ["0"], []]
+
+
 @pytest.mark.parametrize("order", ["-priority", "agent", "-agent", ("workflow", "-not_before"), "-run_id", ()])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_pages_give_every_row_once(runs, order, size):
@@ -112,6 +118,9 @@ def test_a_page_begins_after_its_row_even_where_that_row_is_gone(runs):
         {"limit": -1},
         {"limit": 1.5},
         {"limit": "1"},
+        {"offset": -1},
+        {"offset": True},
+        {"offset": "1"},
         {"after": "run-1"},
     ],
 )

@@ -100,10 +100,17 @@ class TablesContract:
         """Insert or replace rows, each as of position 1."""
         self.write(lambda transaction: self.tables.put(transaction, THINGS, [THINGS.encode(row, 1) for row in rows]))
 
-    def where(self, *, order: Sequence[str] = (), limit: int | None = None, after: Thing | None = None, **filters: Any
-              ) -> list[Thing]:  # fmt: skip
+    def where(
+        self,
+        *,
+        order: Sequence[str] = (),
+        limit: int | None = None,
+        after: Thing | None = None,
+        offset: int = 0,
+        **filters: Any,
+    ) -> list[Thing]:
         """The rows of a query."""
-        wanted = query(THINGS, filters, order=order, limit=limit, after=after)
+        wanted = query(THINGS, filters, order=order, limit=limit, after=after, offset=offset)
         with self.log.reading() as reading:
             return [THINGS.decode(values) for values in self.tables.select(reading, THINGS, wanted)]
 
@@ -377,6 +384,14 @@ class TablesContract:
         assert self.where(limit=0) == []
         assert self.where(limit=100) == rows
 
+    def test_an_offset_passes_over_the_first_ones_behind_after_and_before_the_limit(self) -> None:
+        rows = sorted(self.shelf(), key=lambda thing: (thing.shelf, thing.number))
+
+        assert self.where(offset=2) == rows[2:]
+        assert self.where(offset=1, limit=2) == rows[1:3]
+        assert self.where(offset=1, limit=2, after=rows[1]) == rows[3:5]
+        assert self.where(offset=2**63 - 1) == self.where(offset=1, limit=0) == []
+
     def test_paging_through_ties_and_absences_gives_every_row_once(self) -> None:
         self.shelf()
         for order in ((), ("name",), ("-name",), ("size", "-name"), ("-seen_at", "colour", "-shelf"), ("-weight",)):
@@ -409,7 +424,7 @@ class TablesContract:
             log.write(job)
             with log.reading() as reading:
                 found = [tuple(values) for values in tables.select(reading, THINGS, wanted)]
-                return found, tables.count(reading, THINGS, attrs.evolve(wanted, limit=None, after=None))
+                return found, tables.count(reading, THINGS, attrs.evolve(wanted, limit=None, after=None, offset=0))
 
         assert ask(self.log, self.open_tables(self.log)) == ask(memory, MemoryTables())
 
@@ -444,4 +459,5 @@ def _queries(draw: st.DrawFn, rows: list[Thing]) -> Query:
     names = draw(st.lists(st.sampled_from(list(_COLUMNS)), max_size=3, unique=True))
     order = tuple(draw(st.sampled_from(["", "-"])) + name for name in names)
     after = draw(st.none() | (st.sampled_from(rows) if rows else st.none()) | _THINGS)
-    return query(THINGS, filters, order=order, limit=draw(st.none() | st.integers(0, 5)), after=after)
+    limit, offset = draw(st.none() | st.integers(0, 5)), draw(st.just(0) | st.integers(0, 3))
+    return query(THINGS, filters, order=order, limit=limit, after=after, offset=offset)
