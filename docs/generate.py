@@ -32,6 +32,7 @@ from eventstore.packing import forms
 from projections import connecting, readings, sessions, tables
 from projections.leases import WORKERS
 from projections.projector import CURSORS
+from projections.submitting import Submitting
 from projections.tables import Table
 
 HERE = Path(__file__).parent / "reference"
@@ -52,6 +53,8 @@ INSIDE = {
     )
 }
 """Methods that are public for other rooms only; named, not explained."""
+INHERITED = {projections.Runs: Submitting}
+"""Classes that are written in two files."""
 SUITES = {
     kind.__module__
     for kind in (
@@ -304,7 +307,7 @@ def _class(kind: type, name: str) -> str:
     docs = _attribute_docs(kind)
     if attrs.has(kind) and docs:
         parts.append("\n".join(f"- `{field}`: {text}" for field, text in docs.items()))
-    for member, value in vars(kind).items():
+    for member, value in {**vars(INHERITED.get(kind, object)), **vars(kind)}.items():
         if member.startswith("_") or not _documented(value):
             continue
         function = value.fget if isinstance(value, property) else getattr(value, "func", value)

@@ -5,21 +5,17 @@ It owns nothing of its own: writing is the store's, reading the views', deciding
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from eventstore.errors import InvalidArgument, KeyReused, QuestionUnknown, QueueFull, Refused, RunNotFound
+from eventstore.errors import InvalidArgument, QuestionUnknown, Refused, RunNotFound
 from eventstore.limits import check_name
-from eventstore.settings import check_settings
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,
     ConfirmationExpired,
     ConfirmationResolved,
-    Continues,
     InterruptRequested,
     Phase,
     RunCancelled,
@@ -28,7 +24,7 @@ from eventstore.workflow import (
     RunState,
     ToolReturned,
 )
-from projections import lineage, readings
+from projections import readings
 from projections.checkpoints import CHECKPOINTS
 from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
@@ -38,7 +34,7 @@ from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
 from projections.sessions import Sessions
 from projections.streaming import KEPT, Channel, Listener
-from projections.tables import query
+from projections.submitting import Submitting
 from projections.transcripts import Transcript
 from projections.usage import USAGE
 from projections.verifying import Verification, verify
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eventstore.codec import Recorded
-    from eventstore.log import Writing
     from eventstore.payloads import Json
     from eventstore.store import EventStore, Stream
     from projections.leases import Presence
@@ -61,7 +56,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Runs:
+class Runs(Submitting):
     """The runs of one store. Made by `projections.connect`; use it as a context manager, from any thread."""
 
     def __init__(self, store: EventStore, projector: Projector, presence: Presence, system: System) -> None:
@@ -90,143 +85,6 @@ class Runs:
         self.store.close()
 
     # --- from outside -------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        workflow: str,
-        *,
-        input: Json = None,  # noqa: A002 - the event's own field name
-        run_id: str | None = None,
-        key: str | None = None,
-        agent: str | None = None,
-        spec_hash: str | None = None,
-        job_id: str | None = None,
-        parent_id: str | None = None,
-        continues: Continues | None = None,
-        priority: int = 0,
-        not_before: datetime | None = None,
-        labels: dict[str, str] | None = None,
-        config: Json = None,
-        max_queued: int | None = None,
-    ) -> str:
-        """Put a run into the queue; it stands there when this returns.
-
-        Args:
-            workflow: its kind; workers claim by it.
-            input: any JSON.
-            run_id: its name, and that of its stream; made up unless given, from the key if there is one.
-            key: submitting again with the same key and content gives the run that stands.
-            agent: who performs it; kept with it and told by its row, as are the next six.
-            spec_hash: of the agent's definition.
-            job_id: the job it is part of.
-            parent_id: the run that waits for it.
-            continues: the run and version that it goes on from; see `continue_from`.
-            labels: names and values of the caller's own.
-            config: its settings, any JSON; Runfold reads some names in it, see `eventstore.settings`.
-            priority: higher goes first.
-            not_before: nobody takes it up earlier; aware.
-            max_queued: refuse when so many runs of this workflow wait already.
-
-        Returns:
-            The run id.
-
-        Raises:
-            QueueFull: as many wait as may.
-            RunNotFound: no run is its parent, or the one that it continues.
-            SelfReference: it is itself the one or the other.
-            VersionBeyondEnd: the run that it continues has not come that far.
-            IllegalTransition: a run of this id exists.
-            KeyReused: the key stands with other content.
-            InvalidPayload, InvalidArgument: nothing was written.
-        """
-        if run_id is None:
-            made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
-            run_id = f"run-{made_up[:16]}"
-        check_settings(config)
-        event = RunQueued(
-            workflow=workflow,
-            input=input,
-            agent=agent,
-            spec_hash=spec_hash,
-            job_id=job_id,
-            parent_id=parent_id,
-            continues=continues,
-            priority=priority,
-            not_before=not_before,
-            labels=labels or {},
-            config=config,
-        )
-        self.store.stream(run_id, RUN).append(event, key=key, provided=partial(self._admit, run_id, event, max_queued))
-        return run_id
-
-    def continue_from(
-        self,
-        continued: str,
-        /,
-        *,
-        version: int | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        spec_hash: str | None = None,
-        input: Json = ...,  # noqa: A002 - the event's own field name
-        config: Json = ...,
-        needs_checkpoint: bool = True,
-        **options: Any,
-    ) -> str:
-        """Submit a run that goes on from another, which may have ended, or may still be going on.
-
-        Until it saves a checkpoint of its own, the new run's is the latest that stood there, whatever becomes of the
-        other run. Workflow, agent, spec hash, job, input and settings are the other's unless given.
-
-        Args:
-            continued: the run to go on from.
-            version: where in it; as far as it has come by now, unless given. It is fixed with the new run.
-            workflow: the new run's.
-            agent: who performs it; refused where another performed the one to go on from.
-            spec_hash: of the agent's definition; refused where it differs likewise.
-            input: the new run's; any JSON.
-            config: the new run's settings.
-            needs_checkpoint: refuse where there is no checkpoint to go on from.
-            options: as for `submit`: `run_id` and `key` of the new run, `parent_id`, `labels`, `priority` …
-
-        Returns:
-            The new run's id.
-
-        Raises:
-            RunNotFound, VersionBeyondEnd: there is no such run, or it has not come that far.
-            AgentDiffers, SpecDiffers: it was another's; give neither to ask for neither.
-            NoCheckpoint: it had saved none there, nor had those that it continues itself.
-            And what `submit` raises.
-        """
-        guards: dict[str, Any] = {"agent": agent, "spec_hash": spec_hash, "needs_checkpoint": needs_checkpoint}
-        fork = lineage.fork(self.store, continued, version, **guards)
-        given = {"input": input, "config": config, **options}
-        asked = {name: value for name, value in given.items() if value is not ...}
-        try:
-            submitted = fork.workflow if workflow is None else workflow
-            return self.submit(submitted, continues=fork.continues, **{**fork.inherited, **asked})
-        except KeyReused as standing:
-            first = lineage.begun(self.store, standing.stream)
-            if version is not None or first is None or first.run_id != continued or first == fork.continues:
-                raise
-            # Submitted before under this key; the other run has gone on since, and the fork is where it was then.
-            return self.continue_from(
-                continued, version=first.version, workflow=workflow, **guards, input=input, config=config, **options
-            )
-
-    def _admit(self, run_id: str, event: RunQueued, max_queued: int | None, writing: Writing) -> None:
-        lineage.admit(self.store, writing, run_id, parent_id=event.parent_id, continues=event.continues)
-        if max_queued is not None:
-            self._room(writing, event.workflow, max_queued)
-
-    def _room(self, writing: Writing, workflow: str, limit: int) -> None:
-        table = self._projector.table(WORKFLOW_RUNS)
-        if trouble := self._projector.bring_up(writing, WORKFLOW_RUNS):
-            raise InvalidArgument("max_queued", limit, f"cannot be counted: {trouble}")
-        wanted = query(table, {"phase": Phase.QUEUED, "workflow": workflow})
-        queued = self._projector.tables.count(writing, table, wanted)
-        if queued >= limit:
-            raise QueueFull(workflow, queued, limit)
 
     def resolve(
         self,

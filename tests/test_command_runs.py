@@ -65,6 +65,11 @@ def test_runs_says_when_there_are_more(traced):
         (["--workflow", "audit"], ["build-9"]),
         (["--agent", "clerk"], ["build-7"]),
         (["--parent", "build-7"], ["build-8"]),
+        (["--roots"], ["build-9", "build-7"]),
+        (["--offset", "1", "--limit", "1"], ["build-8"]),
+        (["--offset", "2", "--all"], ["build-7"]),
+        (["--started-after", "2026-01-01T08:23:00Z"], ["build-9", "build-8"]),
+        (["--started-after", "2026-01-01T08:24:00Z"], ["build-9"]),
         (["--since", "2026-01-01T08:21:00Z"], ["build-9", "build-8"]),
         (["--since", "2026-01-02"], []),
         (["--since", "1h"], []),
@@ -73,6 +78,10 @@ def test_runs_says_when_there_are_more(traced):
 )
 def test_runs_are_chosen(traced, options, found):
     assert [row["run_id"] for row in asked("runs", traced, *options)] == found
+
+
+def test_roots_have_no_parent_to_be_chosen_by(traced):
+    assert "exclude each other" in runfold("runs", traced, "--roots", "--parent", "build-7", code=2).stderr
 
 
 def test_show_tells_a_runs_life(traced):

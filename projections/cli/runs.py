@@ -58,9 +58,12 @@ class Since(click.ParamType[datetime]):
 @click.option("--workflow", help="Only runs of this workflow.")
 @click.option("--agent", help="Only runs of this agent.")
 @click.option("--parent", metavar="RUN", help="Only children of this run.")
+@click.option("--roots", is_flag=True, help="Only runs that no other waits for.")
 @click.option("--since", type=Since(), help="Only runs queued since: ISO 8601, a date, or an age such as 90m, 12h, 7d.")
+@click.option("--started-after", type=Since(), help="Only runs first started since, likewise.")
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many.")
 @click.option("--after", metavar="RUN", help="Go on after this run, the last one of the page before.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="Pass over so many first; better go on with --after.")
 @click.option("--all", "everything", is_flag=True, help="All of them, whatever the limit.")
 def runs(  # noqa: PLR0917 - click names them all
     runs: Runs,
@@ -68,9 +71,12 @@ def runs(  # noqa: PLR0917 - click names them all
     workflow: str | None,
     agent: str | None,
     parent: str | None,
+    roots: bool,  # noqa: FBT001
     since: datetime | None,
+    started_after: datetime | None,
     limit: int,
     after: str | None,
+    offset: int,
     everything: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
@@ -81,11 +87,16 @@ def runs(  # noqa: PLR0917 - click names them all
     """
     only = {"workflow": workflow, "agent": agent, "parent_id": parent}
     filters: dict[str, Any] = {name: value for name, value in only.items() if value is not None}
-    if since is not None:
-        filters["queued_at"] = Range(start=since)
+    if roots and parent is not None:
+        raise click.UsageError("--roots and --parent exclude each other: a child is no root")
+    if roots:
+        filters["parent_id"] = None
+    for column, start in (("queued_at", since), ("started_at", started_after)):
+        if start is not None:
+            filters[column] = Range(start=start)
     wanted = frozenset(phases) or frozenset(map(str, Phase))
     rows = _in_order(runs, wanted, filters, _row(runs, after) if after else None)
-    page = list(rows if everything else islice(rows, limit + 1))
+    page = list(islice(rows, offset, None if everything else offset + limit + 1))
     more = not everything and len(page) > limit
     if more:
         page.pop()
@@ -94,7 +105,7 @@ def runs(  # noqa: PLR0917 - click names them all
     elif page:
         _table(page)
     elif not more:
-        output.say("no runs" if not (filters or phases or after) else "no runs of that kind")
+        output.say("no runs" if not (filters or phases or after or offset) else "no runs of that kind")
     if more:
         total = runs.workflow_runs.count(phase=sorted(wanted & {*map(str, ACTIVE), *map(str, _ENDED)}), **filters)
         going_on = f"--after {page[-1].run_id}, or " if page else ""
