@@ -48,6 +48,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── WorkerClosed            the worker was closed and takes up nothing more
     ├── CallFailed              the call that is asked for again returned with an error
     ├── Waiting                 a question is unanswered: leave the block, the run is parked
+    ├── ChildrenOpen            a run that was delegated to has not ended: leave the block, the run is parked
     └── Unreturned              a call began in an earlier attempt and nobody knows how it ended
 """
 
@@ -633,6 +634,16 @@ class Waiting(EventStoreError):
 
     def __str__(self) -> str:
         return f"{self.stream} waits for a person's answer to {_names(self.call_ids)}; see `runfold confirmations`"
+
+
+class ChildrenOpen(EventStoreError):
+    """Runs that calls were delegated to go on; leaving `with attempt` by this parks the run until they have ended."""
+
+    stream: str
+    run_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.stream} waits for the end of {_names(self.run_ids)}; see `runfold runs --parent {self.stream}`"
 
 
 class Unreturned(EventStoreError):

@@ -3,6 +3,7 @@
 from projections.attempt import Answer, Attempt
 from projections.connecting import App, aconnect, connect
 from projections.daemon import Worker, stop_on_sigterm
+from projections.delegation import Child
 from projections.projection import Projection
 from projections.rebuilding import Report
 from projections.recovery import Recovery
@@ -15,6 +16,7 @@ __all__ = [
     "Answer",
     "App",
     "Attempt",
+    "Child",
     "Projection",
     "Range",
     "Recovery",

@@ -17,6 +17,7 @@ from eventstore.aio import AsyncStore, AsyncStream, Committed, Loop
 from eventstore.errors import InvalidArgument, Waiting
 from projections.attempt import Answer, Attempt
 from projections.daemon import Worker
+from projections.delegation import Child
 from projections.runs import Runs
 from projections.streaming import KEPT, Delta
 
@@ -241,6 +242,12 @@ class AsyncAttempt:
         """
         returned, output = await self._loop.run(partial(self.attempt.begin, call_id, tool, input, repeat=repeat))
         return output if returned else await self._loop.run(self.attempt.end, call_id, await do(input))
+
+    delegate_all = _awaited(Attempt.delegate_all)
+
+    async def delegate(self, call_id: str, workflow: str, *, input: Json = None, **options: Any) -> Json:  # noqa: A002
+        """Have another run make a call; as `Attempt.delegate`."""
+        return (await self.delegate_all({call_id: Child(workflow, input, **options)}))[call_id]
 
     async def ask(
         self,

@@ -16,8 +16,8 @@ from attrs import frozen
 
 from eventstore.changing import changed
 from eventstore.errors import (
-    CallFailed,
     CannotOpen,
+    ChildrenOpen,
     DatabaseBusy,
     DigestMismatch,
     Fenced,
@@ -46,11 +46,12 @@ from eventstore.workflow import (
     ToolReturned,
     bound,
 )
+from projections import calling, delegation
 from projections.lineage import inherited_checkpoint
 from projections.streaming import Delta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from eventstore.codec import Recorded
@@ -96,13 +97,14 @@ class Attempt:
     |---|---|
     | a final event of one's own | ended |
     | `Waiting` (from `ask`) | paused for a person |
+    | `ChildrenOpen` (from `delegate`) | paused until those runs ended |
     | `Unreturned` (from `call`) | paused for an operator |
     | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker, or interrupted if that was asked |
     | `Fenced` | another's: nothing is written |
     | an error of the store itself (its disk, a lock) | paused for a worker; the exception goes on |
     | any other exception | failed; the exception goes on |
 
-    The first three and `Fenced` end the block quietly. A run that is left as it was found waits for a second. Where the
+    The first four and `Fenced` end the block quietly. A run that is left as it was found waits for a second. Where the
     store cannot take even this last word, the worker keeps it and says it before its next claim: a run is not stuck
     because a disk was full for a while.
     """
@@ -241,17 +243,12 @@ class Attempt:
             Unreturned, CallFailed, DigestMismatch, QuestionOpen, NotApproved, Fenced: as for `call`.
         """
         state = self.stream.refresh().state
-        call = state.calls.get(call_id)
-        if call is not None:
-            # A decision may have edited the input since the call was opened; it is then bound to that.
-            bound = (state.questions.get(call_id) or call).digest
-            if bound != (wanted := digest(tool, input)):
-                raise DigestMismatch(self.run_id, call_id, bound, wanted)
-            if call.returned is not None:
-                return True, self._returned(call_id, call.returned)
+        call = calling.standing(self.stream, call_id, tool, input)
+        if call is not None and call.returned is not None:
+            return True, calling.returned(self.stream, call_id, call.returned)
         mine = call is not None and call.attempt == self.number
         opening = () if mine else (ToolCalled(call_id, tool, input),)
-        if (given := self._given(state, call_id)) is not None:
+        if (given := calling.given(self.stream, call_id)) is not None:
             return True, self.append(*opening, ToolReturned(call_id, given))[-1].event.output
         if call is not None and not repeat:
             raise Unreturned(self.run_id, call_id, call.attempt)
@@ -265,21 +262,6 @@ class Attempt:
         (returned,) = self.append(ToolReturned(call_id, output))
         return returned.event.output
 
-    def _returned(self, call_id: str, version: int) -> Json:
-        (recorded,) = self.stream.read(after=version - 1, limit=1)
-        event: ToolReturned = recorded.event
-        if event.is_error:
-            raise CallFailed(self.run_id, call_id, event.output)
-        return event.output
-
-    def _given(self, state: RunState, call_id: str) -> Json:
-        """The result that a person gave with an approval, in place of the call."""
-        question = state.questions.get(call_id)
-        if question is None or question.decision != "approved" or question.resolved is None:
-            return None
-        (resolved,) = self.stream.read(after=question.resolved - 1, limit=1)
-        return resolved.event.result
-
     def _may_repeat(self, state: RunState, call_id: str) -> None:
         """A call that this very attempt opened is not opened again; what the gate would say is said here."""
         if state.phase is not Phase.STARTED or state.attempt != self.number:
@@ -289,6 +271,42 @@ class Attempt:
             raise QuestionOpen(self.run_id, "ToolCalled", (call_id,))
         if question is not None and question.decision != "approved":
             raise NotApproved(self.run_id, call_id, question.decision or "")
+
+    def delegate(self, call_id: str, workflow: str, *, input: Json = None, **options: Any) -> Json:  # noqa: A002
+        """Have another run make a call, and get its output; until it has ended, this run is parked.
+
+        The first time, the call and a child run are written down together; the next attempt comes to the same line,
+        finds the same child and, if it has ended, writes down its output as the call's result and goes on. The child
+        goes on by itself when this run ends before it.
+
+        Args:
+            call_id: as for `call`: the same in each attempt.
+            workflow: of the child run; also the call's tool.
+            input: the child's, any JSON.
+            options: `agent`, `spec_hash`, `priority`, `labels` and `config` of the child, as for `submit`; its job is
+                that of this run. Only where the child is made for the first time.
+
+        Returns:
+            The child's output, as it was recorded.
+
+        Raises:
+            ChildrenOpen: the child has not ended; leave the block by it, and this run is parked until it has.
+            CallFailed: the child failed, crashed or was stopped; the error's output tells its run id, phase and reason.
+            DigestMismatch: the call id stands for another workflow or input.
+            QuestionOpen, NotApproved: it was asked about, and not approved.
+            Fenced: another attempt began, or the run ended; no child was made.
+        """
+        return self.delegate_all({call_id: delegation.Child(workflow, input, **options)})[call_id]
+
+    def delegate_all(self, children: Mapping[str, delegation.Child]) -> dict[str, Json]:
+        """Have several runs make a call each, at once; as `delegate`, by call id.
+
+        The run is parked until all of them ended. Where one of them did not complete, `CallFailed` is raised for the
+        first; what the others gave is recorded, and `delegate` of that call alone gives it.
+        """
+        return delegation.results(
+            self.stream, self.number, children, job_id=self.queued.job_id, provided=lambda _queued, _writing: None
+        )
 
     def ask(
         self,
@@ -360,7 +378,7 @@ class Attempt:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
         # Of this run: another run's Fenced, say, is an error like any other here.
-        quiet = isinstance(error, Fenced | Waiting | Unreturned) and error.stream == self.run_id
+        quiet = isinstance(error, Fenced | Waiting | ChildrenOpen | Unreturned) and error.stream == self.run_id
         unsaid: Callable[[], None] | None = partial(self._leave, error)
         try:
             if not (quiet and isinstance(error, Fenced)):
@@ -398,6 +416,8 @@ def _last_word(state: RunState, run_id: str, error: BaseException | None, *, sto
     """The event that ends or parks a run whose worker leaves by this exception (None: unfinished); pure."""
     if isinstance(error, Waiting) and error.stream == run_id:
         return RunPaused("person", reason=f"waits for an answer to {', '.join(error.call_ids)}")
+    if isinstance(error, ChildrenOpen) and error.stream == run_id:
+        return RunPaused("run", reason=storable(f"waits for the end of {', '.join(error.run_ids)}"))
     if isinstance(error, Unreturned) and error.stream == run_id:
         return RunPaused("operator", reason=str(error))
     if isinstance(error, Exception) and not isinstance(error, CancelledError) and not store_failed:

@@ -42,6 +42,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventstore.errors import (
     AlreadyResolved,
+    CallFailed,
     Fenced,
     IllegalTransition,
     NotApproved,
@@ -67,6 +68,7 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from projections.connecting import App, connect, tables_of
+from projections.delegation import child_id
 from projections.system import Identity, System
 from projections.testing.model import Model, ModelRun
 from projections.testing.mortal import Killed, MortalLog
@@ -88,6 +90,7 @@ _MANY = st.integers(0, 7)
 _SOON = st.sampled_from([None, -1, 1, 30])
 """Minutes from now."""
 _CALL = st.sampled_from(["c0", "c1"])
+_DELEGATED = "d0"
 _WORK = (MessageRecorded("assistant", "hm"), CheckpointSaved(1, {"n": [1]}), UsageRecorded("m", 1, 2, 0.5))
 
 
@@ -497,6 +500,32 @@ class DaemonMachine(RuleBasedStateMachine):
             with suppress(Waiting):
                 act()
             assert (len(self.model.entries), run.questions[call_id]) == (before, None)
+
+    @precondition(lambda self: any(process.attempts for process in self.living))
+    @rule(which=_MANY, dies=st.sampled_from([None, None, 1, 2]), after=st.booleans())
+    def a_worker_delegates(self, which: int, dies: int | None, after: bool) -> None:
+        """One child however often it is asked for and whoever dies meanwhile; its result comes back once."""
+        process, attempt = self._attempt(which)
+        run, holds = self.model.runs[attempt.run_id], self._holds(attempt)
+        child = child_id(run.run_id, _DELEGATED)
+        back, entries = run.calls.get(_DELEGATED) == "returned", len(self.model.entries)
+        goes_on = child not in self.model.runs or self.model.runs[child].active
+        if dies is not None and holds:
+            process.log.doom(dies, after_commit=after)
+        try:
+            with suppress(Fenced, IllegalTransition, CallFailed), attempt:
+                attempt.delegate(_DELEGATED, "triage", input=1)
+        except Killed:
+            self._vanish(process, zombie=False)
+            return
+        process.log.spare()
+        process.attempts.remove(attempt)
+        if not holds:
+            assert len(self.model.entries) == entries
+        elif not back and goes_on:
+            assert (run.phase, run.waiting_for, self.model.runs[child].parent_id) == ("paused", "run", run.run_id)
+        else:
+            assert _DELEGATED not in run.unreturned
 
     @precondition(lambda self: any(process.attempts for process in self.living))
     @rule(which=_MANY, how=st.sampled_from(
