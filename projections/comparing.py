@@ -6,6 +6,7 @@ Whoever compares sees to it that both stand at the same position; from one step 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -43,6 +44,7 @@ class Comparison:
         self._tables = tables
         self._table = table
         self._wanted = query(table, {})
+        self._differs = False
         self.done = False
         """Whether every row was compared."""
 
@@ -64,13 +66,32 @@ class Comparison:
             end = min(ends)
             self._wanted = attrs.evolve(self._wanted, after=end)
             pages = [{key: row for key, row in page.items() if key <= end} for page in pages]
-        return self._differences(reading, *pages)
+        found = self._differences(reading, *pages)
+        return found if ends else chain(found, self._of_words(reading, expected))
+
+    def _of_words(self, reading: Reading, expected: Any) -> Iterator[Difference]:
+        """Where the full-text index says other words than the rows, if these are right."""
+        if self._differs:
+            return
+        ones, others = (self._tables.vocabulary(place, self._table) for place in (reading, expected))
+        one, other = next(ones, None), next(others, None)
+        while one is not None or other is not None:
+            word = min(spread.word.encode() for spread in (one, other) if spread is not None).decode()
+            here = one if one is not None and one.word == word else None
+            there = other if other is not None and other.word == word else None
+            if here != there:
+                old, new = (None if spread is None else (spread.places, spread.where) for spread in (here, there))
+                column = "the word's places in its full-text index"
+                yield Difference(self._table.name, (word,), column, old, new, 0, None)
+            one = one if here is None else next(ones, None)
+            other = other if there is None else next(others, None)
 
     def _differences(
         self, reading: Reading, stored: dict[Values, Values], expected: dict[Values, Values]
     ) -> Iterator[Difference]:
         for key in sorted(stored.keys() | expected.keys()):
             one, other = stored.get(key), expected.get(key)
+            self._differs |= one != other
             if one is None or other is None:
                 there = ("absent", "there") if one is None else ("there", "absent")
                 yield self._difference(reading, key, None, there, one or other)

@@ -23,6 +23,7 @@ from projections.projection import Projection
 from projections.projector import Projector
 from projections.runs import Runs
 from projections.system import System
+from projections.texts import TEXTS
 from projections.usage import USAGE
 from projections.workflow_runs import WORKFLOW_RUNS
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
-BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE)
+BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, TEXTS)
 
 
 @frozen

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rpds import HashTrieMap
 
 from eventstore.memory import MemoryLog
+from projections.searching import found
 
 if TYPE_CHECKING:
     from eventstore.memory import MemoryTransaction
-    from projections.tables import Filter, Query, Table, Values
+    from projections.tables import Filter, Query, Spread, Table, Values
 
 
 class MemoryTables:
@@ -97,10 +98,18 @@ class MemoryTables:
         """See `tables.Tables`."""
         return len(self._filtered(transaction, table, wanted))
 
+    def vocabulary(self, transaction: MemoryTransaction, table: Table[Any]) -> Iterator[Spread]:  # noqa: ARG002
+        """See `tables.Tables`. There is no index that could be wrong."""
+        return iter(())
+
     @staticmethod
     def _filtered(transaction: MemoryTransaction, table: Table[Any], wanted: Query) -> list[Values]:
         rows = transaction.root.tables[table.name].values()
-        return [values for values in rows if all(_passes(values, item) for item in wanted.filters)]
+        passing = [values for values in rows if all(_passes(values, item) for item in wanted.filters)]
+        if (looked_for := wanted.matching) is None:
+            return passing
+        # No index: a store in memory is small, and this is what an index must agree with.
+        return [row for row in passing if found(looked_for, [text.split() for text in table.texts_of(row)])]
 
 
 def _passes(values: Values, item: Filter) -> bool:

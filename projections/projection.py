@@ -48,6 +48,7 @@ class Projection(Generic[R]):
             events touch it. So it is without `locate`; with one, say so where it is, and a rebuild is quicker.
         latest: whether `evolve` looks at the event alone and never at the row before: of a stream's many, a rebuild
             folds the last one only.
+        search: fields that hold text and are indexed by their words, for `View.search`.
 
     Raises:
         InvalidArgument: a name, key or row class that cannot be.
@@ -63,6 +64,7 @@ class Projection(Generic[R]):
     indexes: tuple[tuple[str, ...], ...] = ()
     by_stream: bool = field()
     latest: bool = False
+    search: tuple[str, ...] = ()
     kinds: frozenset[type] = field(init=False)
     fingerprint: str = field(init=False)
 
@@ -78,6 +80,7 @@ class Projection(Generic[R]):
     def _of_version_and_row(self) -> str:
         attrs.resolve_types(self.row)  # type: ignore[type-var]
         shape = [f"{column.name}:{column.type}" for column in attrs.fields(self.row)]  # type: ignore[arg-type]
+        shape += [f"search:{name}" for name in self.search]
         return hashlib.sha256(repr((self.name, self.version, self.key, shape)).encode()).hexdigest()[:16]
 
     def __attrs_post_init__(self) -> None:
@@ -88,7 +91,8 @@ class Projection(Generic[R]):
         names = {column.name for column in attrs.fields(self.row)}  # type: ignore[arg-type]
         if not self.key or not names.issuperset(self.key):
             raise InvalidArgument("key", self.key, f"must name fields of {self.row.__name__}")
-
+        if not names.issuperset(self.search):
+            raise InvalidArgument("search", self.search, f"must name fields of {self.row.__name__}")
         if self.latest and self.locate is not _own_stream:
             raise InvalidArgument("latest", True, "is for one row a stream: leave `locate` out, or this")  # noqa: FBT003
 

@@ -88,7 +88,9 @@ class Projector:
         if len(self.projections) < len(projections):
             raise InvalidArgument("projections", [p.name for p in projections], "must each have a name of its own")
         self._tables_of = {
-            projection.name: Table.of(projection.name, projection.row, projection.key, projection.indexes)
+            projection.name: Table.of(
+                projection.name, projection.row, projection.key, projection.indexes, projection.search
+            )
             for projection in projections
         }
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})

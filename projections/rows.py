@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from attrs import field, frozen
 
 from eventstore.codec import Recorded
-from eventstore.errors import InvalidArgument, ProjectionHalted
+from eventstore.errors import InvalidArgument, ProjectionHalted, StaleProjection
 from projections.projection import Key, Projection
 from projections.tables import Table, Tables, Values, query
 
@@ -119,11 +119,19 @@ class RowFold(Generic[R]):
         return changes
 
     def write(self, transaction: Any, changes: Changes) -> None:
-        """Write what changed."""
-        if changes.put:
-            self._tables.put(transaction, self.table, changes.put)
-        if changes.gone:
-            self._tables.delete(transaction, self.table, changes.gone)
+        """Write what changed.
+
+        Raises:
+            ProjectionHalted: its full-text index is damaged, which must not cost the fact either.
+        """
+        try:
+            if changes.put:
+                self._tables.put(transaction, self.table, changes.put)
+            if changes.gone:
+                self._tables.delete(transaction, self.table, changes.gone)
+        except StaleProjection as error:
+            position = min((values[-1] for values in changes.put), default=0)
+            raise ProjectionHalted(self.projection.name, position, f"it {error.reason}") from error
 
     def forget(self) -> None:
         """Let go of the rows that are held; whatever changed must be written first."""

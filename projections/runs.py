@@ -24,11 +24,12 @@ from eventstore.workflow import (
     RunState,
     ToolReturned,
 )
-from projections import readings
+from projections import readings, texts
 from projections.checkpoints import CHECKPOINTS
 from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
+from projections.finding import find
 from projections.pointers import fetched
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
@@ -71,6 +72,7 @@ class Runs(Submitting):
         self.checkpoints = self.view(CHECKPOINTS)
         self.confirmations = self.view(CONFIRMATIONS)
         self.usage = self.view(USAGE)
+        self.texts = self.view(texts.TEXTS)
         self.sessions = Sessions(store, self.workflow_runs)
 
     def __enter__(self) -> Self:
@@ -312,6 +314,12 @@ class Runs(Submitting):
             RunNotFound: no run of that id.
         """
         return list(readings.settings(self._stream(run_id).read()))
+
+    def search(
+        self, query: str, *, run_id: str | None = None, limit: int = 50, before: int | None = None
+    ) -> list[texts.Found]:
+        """Where messages, titles and summaries hold these words, the newest first; see `finding.find`."""
+        return find(self.texts, query, run_id=run_id, limit=limit, before=before)
 
     def _stream(self, run_id: str) -> Stream[RunState]:
         with self.store.reading() as reading:

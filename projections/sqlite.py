@@ -10,15 +10,16 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, count, groupby
 from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.driver import sqlite3
 from eventstore.sqlite.schema import is_plain_index
+from projections.fulltext import FullText, condition
 
 if TYPE_CHECKING:
     from eventstore.sqlite import SQLiteTransaction
-    from projections.tables import Filter, Query, Table, Values
+    from projections.tables import Filter, Query, Spread, Table, Values
 
 _TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "boolean": "INTEGER", "time": "INTEGER", "json": "TEXT"}
 _MANY = 500
@@ -26,7 +27,14 @@ _MANY = 500
 
 
 class SQLiteTables:
-    """See `tables.Tables`."""
+    """See `tables.Tables`.
+
+    Args:
+        full_text: whether this SQLite can keep full-text indexes (FTS5); unless told, it is asked.
+    """
+
+    def __init__(self, *, full_text: bool | None = None) -> None:
+        self._full_text = FullText(supported=full_text)
 
     @contextmanager
     def scratch(self) -> Iterator[_Scratch]:
@@ -61,11 +69,12 @@ class SQLiteTables:
                     return "has a table that somebody altered"
             elif sql is not None and not (kind == "index" and is_plain_index(sql)):
                 return f"has a table with a {kind} of somebody's, {name}, that could refuse or take away its rows"
-        return None if made else "has no table"
+        return self._full_text.fault(transaction, table) if made else "has no table"
 
     def create(self, transaction: SQLiteTransaction, table: Table[Any]) -> None:
         """See `tables.Tables`."""
         transaction.execute(_definition(table))
+        self._full_text.create(transaction, table)
         for names in table.indexes:
             # An index keeps its name when a rebuild renames its table, so the name must be new each time.
             columns_of = ", ".join(f'"{name}"' for name in names)
@@ -76,10 +85,12 @@ class SQLiteTables:
     def drop(self, transaction: SQLiteTransaction, table: Table[Any]) -> None:
         """See `tables.Tables`."""
         transaction.execute(f'DROP TABLE IF EXISTS "{table.name}"')
+        self._full_text.drop(transaction, table)
 
     def rename(self, transaction: SQLiteTransaction, table: Table[Any], name: str) -> None:
         """See `tables.Tables`."""
         transaction.execute(f'ALTER TABLE "{table.name}" RENAME TO "{name}"')
+        self._full_text.rename(transaction, table, name)
 
     def get(self, transaction: SQLiteTransaction, table: Table[Any], key: Values) -> Values | None:
         """See `tables.Tables`."""
@@ -88,6 +99,9 @@ class SQLiteTables:
 
     def put(self, transaction: SQLiteTransaction, table: Table[Any], rows: Sequence[Values]) -> None:
         """See `tables.Tables`."""
+        if table.search:
+            self._put_searched(transaction, table, {table.key_of(values): values for values in rows})
+            return
         if len(rows) == 1:  # nearly every append's
             (row,) = rows
             transaction.run(_put(table, _absent(row)), [value for value in row if value is not None])
@@ -100,17 +114,24 @@ class SQLiteTables:
         self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]
     ) -> None:
         """See `tables.Tables`."""
-        if keys:
+        if not changes.keys().isdisjoint(table.search):
+            places = {table.column(name)[0]: value for name, value in changes.items()}
+            rows = [values for key in keys if (values := self.get(transaction, table, key)) is not None]
+            changed = [tuple(places.get(at, value) for at, value in enumerate(values)) for values in rows]
+            self.put(transaction, table, changed)
+        elif keys:
             transaction.run(_update(table, len(keys), *changes), (*changes.values(), *chain.from_iterable(keys)))
 
     def delete(self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values]) -> None:
         """See `tables.Tables`."""
+        if table.search:
+            self._full_text.put(transaction, table, [*self._numbered(transaction, table, keys).values()], [])
         where = " AND ".join(f'"{name}" = ?' for name in table.key)
         transaction.executemany(f'DELETE FROM "{table.name}" WHERE {where}', keys)  # noqa: S608
 
     def select(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> list[Values]:
         """See `tables.Tables`."""
-        where, values = _where(wanted)
+        where, values = _where(table, wanted)
         order = ", ".join(f'"{name}"{" DESC" if descending else ""}' for _, name, descending in wanted.order)
         sql = f'SELECT {_columns(table)} FROM "{table.name}"{where}'  # noqa: S608
         sql += f" ORDER BY {order}" if order else ""
@@ -120,17 +141,51 @@ class SQLiteTables:
         if wanted.offset:
             sql += " OFFSET +?"
             values.append(wanted.offset)
-        return transaction.execute(sql, values).fetchall()
+        with self._full_text.noticing(table):
+            return transaction.execute(sql, values).fetchall()
 
     def count(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> int:
         """See `tables.Tables`."""
-        where, values = _where(wanted)
-        found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
+        where, values = _where(table, wanted)
+        with self._full_text.noticing(table):
+            found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
+        return found
+
+    def vocabulary(self, transaction: SQLiteTransaction, table: Table[Any]) -> Iterator[Spread]:
+        """See `tables.Tables`."""
+        return self._full_text.vocabulary(transaction, table)
+
+    def _put_searched(self, transaction: SQLiteTransaction, table: Table[Any], rows: Mapping[Values, Values]) -> None:
+        """As `put`, where rows have numbers, and an index goes by these."""
+        old = self._numbered(transaction, table, [*rows])
+        last: int = transaction.execute(f'SELECT ifnull(max(_row), 0) FROM "{table.name}"').fetchone()[0]  # noqa: S608
+        numbers = count(last + 1)
+        new = [(old[key][0] if key in old else next(numbers), values) for key, values in rows.items()]
+        marks = ", ".join("?" * (len(table.columns) + 2))
+        transaction.executemany(
+            f'INSERT OR REPLACE INTO "{table.name}"(_row, {_columns(table)}) VALUES ({marks})',  # noqa: S608
+            [(number, *values) for number, values in new],
+        )
+        self._full_text.put(transaction, table, [*old.values()], new)
+
+    @staticmethod
+    def _numbered(
+        transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values]
+    ) -> dict[Values, tuple[int, Values]]:
+        """By key, the rows that stand and their numbers."""
+        found = {}
+        for key in keys:
+            row = transaction.execute(_get(table, "_row, "), key).fetchone()
+            if row is not None:
+                found[key] = row[0], tuple(row[1:])
         return found
 
 
 class _Scratch:
     """What tables ask of a transaction."""
+
+    open = False
+    """It keeps no journal: nothing in it is ever undone."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
@@ -143,6 +198,11 @@ def _definition(table: Table[Any]) -> str:
         f'"{column.name}" {_TYPES[column.kind]}{"" if column.optional else " NOT NULL"}' for column in table.columns
     ]
     key = ", ".join(f'"{name}"' for name in table.key)
+    if table.search:  # its index goes by numbers, which VACUUM leaves alone only where they are a column
+        return (
+            f'CREATE TABLE "{table.name}"(_row INTEGER PRIMARY KEY, {", ".join(columns)}, _position INTEGER NOT NULL, '
+            f"UNIQUE ({key})) STRICT"
+        )
     return (
         f'CREATE TABLE "{table.name}"({", ".join(columns)}, _position INTEGER NOT NULL, PRIMARY KEY ({key})) '
         "STRICT, WITHOUT ROWID"
@@ -150,9 +210,9 @@ def _definition(table: Table[Any]) -> str:
 
 
 @lru_cache(maxsize=100)
-def _get(table: Table[Any]) -> str:
+def _get(table: Table[Any], before: str = "") -> str:
     where = " AND ".join(f'"{name}" = ?' for name in table.key)
-    return f'SELECT {_columns(table)} FROM "{table.name}" WHERE {where}'  # noqa: S608
+    return f'SELECT {before}{_columns(table)} FROM "{table.name}" WHERE {where}'  # noqa: S608
 
 
 @lru_cache(maxsize=100)
@@ -181,9 +241,13 @@ def _columns(table: Table[Any]) -> str:
     return ", ".join([*(f'"{column.name}"' for column in table.columns), "_position"])
 
 
-def _where(wanted: Query) -> tuple[str, list[Any]]:
+def _where(table: Table[Any], wanted: Query) -> tuple[str, list[Any]]:
     parts: list[str] = []
     values: list[Any] = []
+    if wanted.matching is not None:
+        part, bound = condition(table, wanted.matching)
+        parts.append(part)
+        values += bound
     for item in wanted.filters:
         part, bound = _condition(item)
         parts.append(part)

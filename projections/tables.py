@@ -7,7 +7,7 @@ text by code point. Each row ends in the position of the event that last touched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import Enum
@@ -21,6 +21,7 @@ from attrs import field, frozen
 
 from eventstore.errors import InvalidArgument
 from eventstore.payloads import encode_json, from_microseconds, to_microseconds
+from projections.searching import Wanted, words
 
 R = TypeVar("R")
 
@@ -104,6 +105,8 @@ class Table(Generic[R]):
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+    search: tuple[str, ...] = ()
+    """Columns of text that are indexed by their words."""
     _places: dict[str, tuple[int, Column]] = field(init=False)
     _decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
     _encoders: tuple[tuple[Column, type | None], ...] = field(init=False)
@@ -130,10 +133,25 @@ class Table(Generic[R]):
         return get if len(names) > 1 else lambda row: (get(row),)
 
     @classmethod
-    def of(cls, name: str, row: type[R], key: tuple[str, ...], indexes: tuple[tuple[str, ...], ...] = ()) -> Table[R]:
-        """Declare a table from an attrs class."""
+    def of(
+        cls,
+        name: str,
+        row: type[R],
+        key: tuple[str, ...],
+        indexes: tuple[tuple[str, ...], ...] = (),
+        search: tuple[str, ...] = (),
+    ) -> Table[R]:
+        """Declare a table from an attrs class.
+
+        Raises:
+            InvalidArgument: a column that is to be searched and holds no text.
+        """
         attrs.resolve_types(row)  # type: ignore[type-var]
-        return cls(name, row, key, tuple(_column(item) for item in attrs.fields(row)), indexes)  # type: ignore[arg-type]
+        table = cls(name, row, key, tuple(_column(item) for item in attrs.fields(row)), indexes, search)  # type: ignore[arg-type]
+        for searched in search:
+            if table.column(searched)[1].kind != "text":
+                raise InvalidArgument("search", searched, "holds no text to be searched")
+        return table
 
     def renamed(self, name: str) -> Table[R]:
         """The same shape under another name."""
@@ -175,6 +193,10 @@ class Table(Generic[R]):
     def key_of(self, values: Values) -> Values:
         """The encoded key of encoded values."""
         return tuple([values[self.column(name)[0]] for name in self.key])
+
+    def texts_of(self, values: Values) -> list[str]:
+        """The words of each searched column of encoded values, in order and a space between."""
+        return [" ".join(words(values[self.column(name)[0]] or "")) for name in self.search]
 
     def encode_key(self, key: Sequence[Any]) -> Values:
         """The encoded key, or the beginning of one.
@@ -220,6 +242,8 @@ class Query:
     """The order columns of the last row that was seen."""
     offset: int = 0
     """How many of the rows behind that are passed over."""
+    matching: Wanted | None = None
+    """What the searched columns must hold."""
 
 
 def query(
@@ -230,6 +254,7 @@ def query(
     limit: int | None = None,
     after: R | None = None,
     offset: int = 0,
+    matching: Wanted | None = None,
 ) -> Query:
     """A query from what a caller says.
 
@@ -240,10 +265,14 @@ def query(
         limit: at most so many rows; None for all.
         after: the last row of the page before.
         offset: how many rows to pass over first.
+        matching: what the table's searched columns must hold.
 
     Raises:
-        InvalidArgument: an unknown column, a value of the wrong type, a negative limit or offset.
+        InvalidArgument: an unknown column, a value of the wrong type, a negative limit or offset, a table that is not
+            searched.
     """
+    if matching is not None and not table.search:
+        raise InvalidArgument("query", table.name, "keeps no full-text index; name its fields with search=(…)")
     names = (order,) if isinstance(order, str) else tuple(order)
     if limit is not None and not _is_count(limit):
         raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")
@@ -265,6 +294,7 @@ def query(
         limit,
         None if seen is None else tuple(seen[index] for index, _, _ in ordered),
         offset,
+        matching,
     )
 
 
@@ -283,8 +313,21 @@ def _filter(table: Table[Any], name: str, wanted: Any) -> Filter:
     return Filter(index, name, tuple(None if value is None else column.encode(value) for value in several))
 
 
+@frozen
+class Spread:
+    """A word of a full-text index: in how many places, and a number made of where these are."""
+
+    word: str
+    places: int
+    where: int
+
+
 class Tables(Protocol):
-    """A table backend. Each call names the transaction (a `Reading` or `Writing` of the log) that it belongs to."""
+    """A table backend. Each call names the transaction (a `Reading` or `Writing` of the log) that it belongs to.
+
+    A table with searched columns has a full-text index beside it, made, renamed, written and taken away with it. Where
+    that turns out to be damaged, any call raises `StaleProjection`.
+    """
 
     def scratch(self) -> AbstractContextManager[Any]:
         """A place for tables that nobody else sees and that takes no memory to speak of; gone when the block is left.
@@ -333,6 +376,9 @@ class Tables(Protocol):
 
     def count(self, transaction: Any, table: Table[Any], wanted: Query) -> int:
         """How many rows the filters of a query leave."""
+
+    def vocabulary(self, transaction: Any, table: Table[Any]) -> Iterator[Spread]:
+        """Every word of the table's full-text index, in order; none if it has none."""
 
 
 def _is_text(value: str) -> bool:

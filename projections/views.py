@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from eventstore.errors import InvalidArgument
 from eventstore.limits import MAX_ROWS, PAGE
+from projections.searching import parse
 from projections.tables import query
 
 if TYPE_CHECKING:
@@ -92,6 +93,36 @@ class View(Generic[R]):
             yield from page
             more = len(page) == PAGE
             after = page[-1] if more else None
+
+    def search(
+        self,
+        text: str,
+        *,
+        order: str | Iterable[str] = (),
+        limit: int = PAGE,
+        after: R | None = None,
+        **filters: Any,
+    ) -> list[R]:
+        """The rows whose searched columns hold what the text asks for, in its language: see `searching`.
+
+        Args:
+            text: words, "a phrase", begin*, OR, -without.
+            order: as in `where`.
+            limit: at most so many; never more than 10,000.
+            after: the last row of the page before.
+            filters: as in `where`.
+
+        Raises:
+            InvalidArgument: a query that does not parse, a table that is not searched; else as in `where`.
+            StaleProjection, ProjectionHalted: the table cannot answer; its full-text index is missing or damaged.
+        """
+        wanted = query(self._table, filters, order=order, limit=limit, after=after, matching=parse(text))
+        if limit > MAX_ROWS:
+            raise InvalidArgument("limit", limit, f"must be at most {MAX_ROWS}; go on with after=")
+        found = self._projector.answer(
+            self.projection, lambda reading: self._projector.tables.select(reading, self._table, wanted)
+        )
+        return [self._table.decode(values) for values in found]
 
     def count(self, **filters: Any) -> int:
         """How many rows pass every filter; filters and errors as in `where`."""

@@ -196,7 +196,7 @@ def _here(message: str) -> str:
 
 def _called(call: str) -> tuple[str, str]:
     names = {
-        **vars(eventstore),
+        **{name: getattr(eventstore, name) for name in eventstore.__all__},  # it imports them when asked for
         **vars(workflow),
         "eventstore": eventstore,
         "projections": projections,

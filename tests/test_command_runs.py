@@ -143,7 +143,7 @@ def test_stats_counts(live):
     assert sum(item["events"] for item in found["types"]) == found["entries"]
     assert found["bytes"] > 4096
     assert {item["name"]: item["behind"] for item in found["projections"]} == dict.fromkeys(
-        ("workflow_runs", "checkpoints", "confirmations", "usage"), 0
+        ("workflow_runs", "checkpoints", "confirmations", "usage", "texts"), 0
     )
     said = runfold("stats", live).stdout
     assert "runs       1 queued, 1 started, 1 paused" in said
@@ -238,7 +238,7 @@ def test_export_and_import_through_files_and_pipes(traced, tmp_path):
     assert runfold("import", "y.db", "out.jsonl", "--resume").stdout == (
         "out.jsonl: 0 events of 4 streams, 32 stood already\n"
     )
-    assert runfold("rebuild", "y.db", "--check").stdout == "4 tables of 7 rows agree with the log of 32 events\n"
+    assert runfold("rebuild", "y.db", "--check").stdout == "5 tables of 9 rows agree with the log of 32 events\n"
 
 
 def test_show_tells_the_output_and_with_full_all_of_everything(tmp_path):

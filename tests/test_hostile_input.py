@@ -162,7 +162,9 @@ def test_a_forged_application_id_is_refused(tmp_path, version):
     told(path)
 
 
-@pytest.mark.parametrize("table", ["workflow_runs", "checkpoints", "confirmations", "usage", "cursors", "workers"])
+@pytest.mark.parametrize(
+    "table", ["workflow_runs", "checkpoints", "confirmations", "usage", "texts", "cursors", "workers"]
+)
 @pytest.mark.parametrize("columns", ["x", "run_id, x", "name, position"])
 def test_a_table_of_rows_with_other_columns_is_told_clearly(path, table, columns):
     crafted(path, f"DROP TABLE IF EXISTS {table}", f"CREATE TABLE {table}({columns})")

@@ -27,7 +27,7 @@ from tests.folds import MARKS, TALLY
 from tests.world import World, forge
 
 APP = App(projections=[TALLY, MARKS])
-NAMES = ("workflow_runs", "checkpoints", "confirmations", "usage", "tally", "marks")
+NAMES = ("workflow_runs", "checkpoints", "confirmations", "usage", "texts", "tally", "marks")
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -257,7 +257,7 @@ def test_outputs_and_checkpoints_are_read_from_the_log(world, runs, asked):
 def test_a_view_is_had_by_projection_or_by_name(runs):
     assert runs.view("workflow_runs").projection is WORKFLOW_RUNS
     assert {projection.name for projection in runs.projections} == {
-        "workflow_runs", "checkpoints", "confirmations", "usage"
+        "workflow_runs", "checkpoints", "confirmations", "usage", "texts"
     }  # fmt: skip
     with pytest.raises(InvalidArgument, match="workflow_runs"):
         runs.view("nothing")

@@ -30,6 +30,7 @@ from eventstore.memory import MemoryLog
 from eventstore.payloads import Json
 from projections.memory import MemoryTables
 from projections.tables import Query, Range, Table, Tables, Values, query
+from projections.testing.searching import SearchedTables
 
 if TYPE_CHECKING:
     from eventstore.log import Log, Writing
@@ -67,7 +68,7 @@ class Boom(Exception):
     """What a job raises here."""
 
 
-class TablesContract:
+class TablesContract(SearchedTables):
     """The suite. A subclass gives `open_log` and `open_tables`; each test begins with an empty table of things."""
 
     def open_log(self, folder: Path) -> Log:
