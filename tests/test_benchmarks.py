@@ -81,6 +81,22 @@ def test_an_unknown_benchmark_is_refused_by_name():
     assert "there is no benchmark nonsense" in refused.output
 
 
+def test_a_benchmark_that_fails_is_named_and_costs_the_others_nothing(tmp_path, monkeypatch):
+    def measure(name, **_):
+        if name == "lone":
+            raise RuntimeError("the disk is full")
+        return {"figures": []}
+
+    monkeypatch.setattr("tests.benchmarks.__main__.run", measure)
+    monkeypatch.setattr("tests.benchmarks.__main__.KEPT", tmp_path)
+    told = CliRunner().invoke(main, ["--only", "lone", "--only", "batch", "--json", str(tmp_path / "all")])
+
+    assert told.exit_code == 1
+    assert "lone failed; the others are kept" in told.output
+    assert json.loads((tmp_path / "batch.json").read_text()) == {"figures": []}
+    assert json.loads((tmp_path / "all").read_text()) == {"batch": {"figures": []}}
+
+
 def test_contenders_take_turns_and_the_warmup_is_not_kept():
     seen = []
 

@@ -51,8 +51,9 @@ def table(result: dict[str, Any]) -> str:
     said = f"{result['when'][:10]}, {about['processors']} processors, Python {about['python']}, {about['sqlite']}"
     if result.get("load", 0) >= about["processors"] / 2:
         said += f", while others used it too (load {result['load']})"
+    quick = " --quick" if result.get("size") == "quick" else ""
     events = f" --events {result['events']}" if result.get("events") else ""
-    command = f"python -m tests.benchmarks --only {result['benchmark']}{events}"
+    command = f"python -m tests.benchmarks --only {result['benchmark']}{quick}{events}"
     return "\n".join([*lines, "", f"*{said}; repeat: `{command}`*", "", ""])
 
 
