@@ -28,6 +28,8 @@ MAX_OPEN = 1_000
 """Questions of a run that wait for their answer, and likewise calls that have not returned."""
 MAX_ROWS = 10_000
 """Rows that a view gives at once; `View.each` goes through any number of them."""
+MAX_TREE = 5_000
+"""Runs of one tree, of a run and all under it, that are read together."""
 PAGE = 500
 """Entries that are read at once."""
 PAGE_BYTES = 8 * 1024 * 1024

@@ -124,6 +124,8 @@ class RunRequeued:
 
     reason: str | None = None
     not_before: datetime | None = None
+    failures: int = 0
+    """Where it is to be retried: how often it has failed so far. A drain is no failure, and says 0."""
 
 
 @frozen
@@ -382,6 +384,8 @@ class RunState:
     worker: str | None = None
     crashes: int = 0
     """How often a worker died under it; waiting for a person is no failure."""
+    failures: int = 0
+    """How often it was put back into the queue because it had failed."""
     interrupt_requested: bool = False
     waiting_for: WaitingFor | None = None
     until: datetime | None = None
@@ -447,7 +451,7 @@ def fence(state: RunState, stream: str, kind: type, attempt: int | None, held: i
 
 IDENTIFIERS = frozenset(
     {
-        "call_id", "continues", "decision", "digest", "expires_at", "is_error", "job_id", "not_before",
+        "call_id", "continues", "decision", "digest", "expires_at", "failures", "is_error", "job_id", "not_before",
         "parent_call_id", "parent_id", "priority", "step", "tool", "until", "waiting_for", "worker", "workflow",
     }
 )  # fmt: skip
@@ -609,7 +613,8 @@ def _paused(state: RunState, recorded: Recorded) -> RunState:
 
 
 def _requeued(state: RunState, recorded: Recorded) -> RunState:
-    return changed(state, worker=None, not_before=recorded.event.not_before)
+    event: RunRequeued = recorded.event
+    return changed(state, worker=None, not_before=event.not_before, failures=event.failures or state.failures)
 
 
 def _ended(state: RunState, recorded: Recorded) -> RunState:

@@ -80,6 +80,7 @@ class AsyncRuns:
     output = _awaited(Runs.output)
     checkpoint = _awaited(Runs.checkpoint)
     calls = _awaited(Runs.calls)
+    tree = _awaited(Runs.tree)
     input = _awaited(Runs.input)
     rebuild = _awaited(Runs.rebuild)
     check = _awaited(Runs.check)
@@ -226,6 +227,8 @@ class AsyncAttempt:
     def publish(self, data: Any) -> None:
         """Say something to those who listen in this process: nothing is stored, and nothing waits."""
         self.attempt.publish(data)
+
+    retry = _awaited(Attempt.retry)
 
     async def call(
         self,

@@ -41,6 +41,7 @@ from eventstore.workflow import (
     RunInterrupted,
     RunPaused,
     RunQueued,
+    RunRequeued,
     RunState,
     ToolCalled,
     ToolReturned,
@@ -48,6 +49,7 @@ from eventstore.workflow import (
 )
 from projections import calling, delegation
 from projections.lineage import inherited_checkpoint
+from projections.retrying import after_failure
 from projections.streaming import Delta
 
 if TYPE_CHECKING:
@@ -364,6 +366,43 @@ class Attempt:
         event: ConfirmationResolved = resolved.event
         edited = input if event.input is None else event.input
         return Answer(call_id, event.decision, edited, event.by, event.comment, event.result)
+
+    def retry(
+        self,
+        error: Exception | str,
+        *,
+        max_attempts: int = 5,
+        backoff: timedelta = timedelta(seconds=1),
+        longest: timedelta = timedelta(hours=1),
+    ) -> datetime | None:
+        """Give the run up for now, since something failed that may pass: it is queued again, for later.
+
+        The first failure waits for `backoff`, each further one for twice as long as the one before. What was told here
+        counts as a failure; to wait for a person, to be drained, or to lose a worker does not. A call that is open
+        stays so: the next attempt makes it again with `repeat=True`. A run that was asked to stop ends instead.
+
+        Args:
+            error: what failed; for people, and for the run's error if it was the last time.
+            max_attempts: how often it may fail; with that many failures, the run has failed.
+            backoff: the first wait.
+            longest: no wait is longer; at most a year.
+
+        Returns:
+            When it may be taken up again; None where it has ended.
+
+        Raises:
+            QuestionOpen: a question of it waits for its answer, which the queue would not take.
+            InvalidArgument: a number or a span that cannot be.
+            Fenced: another attempt began, or the run ended.
+        """
+        failure = Error(type(error).__name__, storable(str(error)))
+        if isinstance(error, str):
+            failure = Error("Failed", storable(error))
+        state = self.stream.refresh().state
+        bounds: dict[str, Any] = {"max_attempts": max_attempts, "backoff": backoff, "longest": longest}
+        word = after_failure(state, failure, self._system.now(), **bounds)
+        self.append(word)
+        return word.not_before if isinstance(word, RunRequeued) else None
 
     def publish(self, data: Any) -> None:
         """Say something to those who listen in this process (`Runs.listen`): nothing is stored, and nothing waits."""

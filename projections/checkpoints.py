@@ -31,7 +31,7 @@ class CheckpointRow:
 _LEADING = re.compile(r'\{"step":(-?[0-9]{1,15})[,}]')
 
 
-def _step(recorded: Recorded) -> int:
+def step_of(recorded: Recorded) -> int:
     """The step alone, where it is what the payload begins with: the state behind it may be megabytes long."""
     if recorded.entry.type == CheckpointSaved.__name__ and (found := _LEADING.match(recorded.entry.data)):
         return int(found[1])
@@ -43,7 +43,7 @@ def evolve(_row: CheckpointRow | None, recorded: Recorded) -> CheckpointRow | No
     """The latest one, whatever its step; pure."""
     return CheckpointRow(
         run_id=recorded.stream,
-        step=_step(recorded),
+        step=step_of(recorded),
         version=recorded.version,
         position=recorded.position,
         attempt=recorded.attempt,

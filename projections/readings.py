@@ -14,7 +14,8 @@ from attrs import frozen
 from eventstore.changing import changed
 from eventstore.limits import check_limit, check_place
 from eventstore.payloads import Json
-from eventstore.workflow import MessageRecorded, RunConfigured, RunQueued, ToolCalled, ToolReturned
+from eventstore.workflow import CheckpointSaved, MessageRecorded, RunConfigured, RunQueued, ToolCalled, ToolReturned
+from projections.checkpoints import step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -60,6 +61,16 @@ class Round:
 
 
 @frozen
+class Saved:
+    """A checkpoint of a run, without its state."""
+
+    step: int
+    version: int
+    attempt: int | None
+    at: datetime
+
+
+@frozen
 class ToolCall:
     """One tool call of a run; open while `returned_at` is None."""
 
@@ -95,6 +106,13 @@ def messages(recorded: Iterable[Recorded]) -> Iterator[Message]:
     for item in recorded:
         if item.kind is MessageRecorded:
             yield Message(item.event.role, item.event.content, item.version, item.attempt, item.time)
+
+
+def saved(recorded: Iterable[Recorded]) -> Iterator[Saved]:
+    """Where the checkpoints among a run's events lie, in order, without their states; pure."""
+    for item in recorded:
+        if item.kind is CheckpointSaved:
+            yield Saved(step_of(item), item.version, item.attempt, item.time)
 
 
 def calls(recorded: Iterable[Recorded]) -> list[ToolCall]:

@@ -33,10 +33,12 @@ from projections.finding import find
 from projections.pointers import fetched
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
+from projections.saves import Saves
 from projections.sessions import Sessions
 from projections.streaming import KEPT, Channel, Listener
 from projections.submitting import Submitting
 from projections.transcripts import Transcript
+from projections.tree import Node, grown
 from projections.usage import USAGE
 from projections.verifying import Verification, verify
 from projections.views import View
@@ -247,8 +249,15 @@ class Runs(Submitting):
             raise RunNotFound(run_id)
         return None if row.output_version is None else self._event(run_id, row.output_version).event.output
 
-    def checkpoint(self, run_id: str) -> Json:
-        """The state of a run's latest checkpoint; None if it has none."""
+    def checkpoint(self, run_id: str, *, step: int | None = None) -> Json:
+        """The state of a run's latest checkpoint, or of the last one that it saved for a step; None if it has none.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        if step is not None:
+            last = [*self.saved(run_id, step=step, limit=1, newest_first=True)]
+            return self._event(run_id, last[0].version).event.state if last else None
         row = self.checkpoints.get(run_id)
         if row is None:
             self._stream(run_id)
@@ -287,6 +296,40 @@ class Runs(Submitting):
             raise RunNotFound(run_id)
         (first,) = fetched(self.store, [row.position])
         return first.event.input if first.kind is RunQueued else None
+
+    def saved(
+        self,
+        run_id: str,
+        *,
+        step: int | None = None,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[readings.Saved]:
+        """Where the checkpoints of a run lie, of one step or of all: step, version, attempt and time, without states.
+
+        Those between two versions, in order or from the end; at most `limit` of them, from 1 to 10,000, or all.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: a step, version or limit that cannot be.
+        """
+        places = Saves(self.store, self._stream(run_id).name)
+        return places.between(step, after=after, before=before, limit=limit, newest_first=newest_first)
+
+    def tree(self, run_id: str, *, limit: int = 1_000) -> Node:
+        """A run and all under it: children in order of arrival, and what each and all of them spent.
+
+        Args:
+            run_id: the root of the tree.
+            limit: of the runs in it, up to 5,000.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: a limit that cannot be, or more runs than that; nothing is cut off silently.
+        """
+        return grown(self.workflow_runs, self.usage, run_id, limit)
 
     def calls(self, run_id: str) -> list[readings.ToolCall]:
         """The tool calls of a run, in the order in which they were opened, read from the log; open ones too.

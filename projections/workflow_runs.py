@@ -59,6 +59,8 @@ class RunRow:
     attempt: int = 0
     crashes: int = 0
     """How often a worker died under it."""
+    failures: int = 0
+    """How often it was put back into the queue because it had failed."""
     priority: int = 0
     queued_at: datetime | None = None
     started_at: datetime | None = None
@@ -119,9 +121,13 @@ def _paused(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
     return {"waiting_for": event.waiting_for, "waiting_until": event.until, "reason": event.reason}
 
 
-def _requeued(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
+def _requeued(row: RunRow, recorded: Recorded) -> dict[str, Any]:
     event: RunRequeued = recorded.event
-    return {"not_before": event.not_before, "reason": event.reason}
+    return {
+        "not_before": event.not_before,
+        "reason": event.reason,
+        "failures": event.failures or row.failures,
+    }
 
 
 def _ended(row: RunRow, recorded: Recorded) -> dict[str, Any]:

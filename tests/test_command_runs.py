@@ -18,6 +18,7 @@ from eventstore.workflow import (
     RunStarted,
     ToolCalled,
     ToolReturned,
+    UsageRecorded,
 )
 from projections.cli import log
 from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, runfold, traced_database  # noqa: F401 - fixtures
@@ -97,6 +98,40 @@ def test_show_tells_a_runs_life(traced):
         "crashes     1",
     ):
         assert words in said
+
+
+def test_a_tree_is_drawn_with_what_each_and_all_spent(traced):
+    with projections.connect(traced) as runs:
+        runs.submit("retry", run_id="build-10", parent_id="build-8", agent="clerk")
+        runs.store.stream("build-10").append(RunStarted("w"), UsageRecorded("m", 5, 1, 0.5))
+
+    assert runfold("tree", traced, "build-7").stdout == (
+        "build-7  completed  release  clerk  2,000 tokens in, 120 out, $0.0200  in all \n"
+        "2,005 tokens in, 121 out, $0.5200\n"
+        "└── build-8  failed  release  in all 5 tokens in, 1 out, $0.5000\n"
+        "    └── build-10  started  retry  clerk  5 tokens in, 1 out, $0.5000\n"
+    )
+    found = asked("tree", traced, "build-7")
+    assert [(item["depth"], item["run"]["run_id"], item["total"]["records"]) for item in found] == [
+        (0, "build-7", 3), (1, "build-8", 1), (2, "build-10", 1)
+    ]  # fmt: skip
+
+
+def test_a_circle_of_parents_is_drawn_once_round(traced):
+    with projections.connect(traced) as runs:
+        runs.store.append("a", RunQueued("w", parent_id="b"))
+        runs.store.append("b", RunQueued("w", parent_id="a"))
+
+    assert runfold("tree", traced, "a").stdout.splitlines()[1:] == [
+        "└── b  queued  w", "    └── a again: a circle of parents",
+    ]  # fmt: skip
+
+
+def test_a_tree_that_is_too_large_or_not_there_is_refused(traced):
+    assert (
+        "limit 1 is less than the runs under build-7" in runfold("tree", traced, "build-7", "--limit", 1, code=1).stderr
+    )
+    assert "no run nobody" in runfold("tree", traced, "nobody", code=1).stderr
 
 
 def test_show_tells_open_calls_and_the_whole_of_an_open_question(live):

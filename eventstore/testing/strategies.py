@@ -382,7 +382,7 @@ _WHY = st.sampled_from([None, "a reason"])
 _WORKER = st.sampled_from(["w1", "w2"])
 _WHEN = st.sampled_from(_DEADLINES)
 _LABELS = st.dictionaries(st.sampled_from(["env", "team"]), st.sampled_from(["", "prod"]), max_size=2)
-_REQUEUED = st.builds(RunRequeued, reason=_WHY, not_before=_WHEN)
+_REQUEUED = st.builds(RunRequeued, reason=_WHY, not_before=_WHEN, failures=st.integers(0, 3))
 _RUN_EVENTS: Events = {
     kind: lambda _state, strategy=strategy: strategy
     for kind, strategy in {

@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "runs": ("projections.cli.runs", "List runs, active ones first."),
         "show": ("projections.cli.runs", "Tell the life of one run."),
         "search": ("projections.cli.search", "Find messages, titles and summaries by their words."),
+        "tree": ("projections.cli.tree", "Draw a run and all under it, with what they spent."),
         "cancel": ("projections.cli.runs", "End a run from outside, at once."),
         "interrupt": ("projections.cli.runs", "Ask a run to stop."),
         "settle": ("projections.cli.questions", "Say how a call ended that never returned."),

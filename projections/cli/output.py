@@ -22,6 +22,7 @@ from eventstore.codec import Recorded
 from eventstore.exchange import fields_of
 from eventstore.payloads import to_iso
 from projections.system import System
+from projections.usage import UsageRow
 
 PHASE_STYLES = {
     "started": "green",
@@ -177,6 +178,11 @@ def amount(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"  # noqa: PLR2004
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def spent(usage: UsageRow) -> str:
+    """Tokens and money."""
+    return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, ${usage.cost_usd:,.4f}"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -165,6 +165,8 @@ def _what(row: RunRow, now: datetime) -> str:
     due = row.waiting_until or row.not_before
     if due is not None and due > now:
         words.append(f"due {output.ago(due, now)}")
+    if row.failures:
+        words.append("failed " + output.count(row.failures, "time"))
     if row.crashes:
         words.append(output.count(row.crashes, "crash", "crashes"))
     if row.title:
@@ -231,6 +233,7 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str, *, full: bool)
             "worker": row.worker,
             "attempt": row.attempt or "",
             "crashes": row.crashes or "",
+            "failures": row.failures or "",
             "queued": at(row.queued_at),
             "not before": at(row.not_before),
             "started": at(row.started_at),
@@ -245,8 +248,7 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str, *, full: bool)
     if checkpoint is not None:
         known["checkpoint"] = f"step {checkpoint.step}, in version {checkpoint.version}"
     if usage is not None:
-        tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
-        known["usage"] = f"{tokens}, ${usage.cost_usd:,.4f}"
+        known["usage"] = output.spent(usage)
     output.fields(known)
 
 
