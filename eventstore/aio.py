@@ -65,21 +65,25 @@ class Loop:
             RuntimeError: the running event loop is another one.
         """
         self._refuse_another_loop()
-        future: asyncio.Future[None] = self._loop.create_future()
         member = Member(job, self._settled)
-        self._waiting[member] = future
+        future = self._waiting[member] = self._loop.create_future()
         if not self._gathered:
             self._loop.call_soon(self._submit)
         self._gathered.append(member)
         cancelled: asyncio.CancelledError | None = None
-        while not future.done():
+        while True:
             try:
-                await asyncio.shield(future)
+                await future
+                break
             except asyncio.CancelledError as error:
                 if self._withdrawn(member):
                     self._waiting.pop(member, None)
                     raise
                 cancelled = error
+                if member not in self._waiting:  # it was told just now
+                    break
+                # A shield would keep the future from being cancelled along: a second one, and a turn of the loop more.
+                future = self._waiting[member] = self._loop.create_future()
         if cancelled is not None and member.error is not None:
             raise cancelled from member.error
         return member.outcome(), cancelled is not None

@@ -1,4 +1,4 @@
-"""`changed`: a frozen value with some of its fields changed, as `attrs.evolve` gives it, in half the time.
+"""`changed`: a frozen value, or a named tuple, with some of its fields changed: `attrs.evolve` in half the time.
 
 Folds make a new value for each event, and nearly all of a fold is that. What is looked up once per class here is looked
 up at each call there.
@@ -6,6 +6,7 @@ up at each call there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -17,7 +18,11 @@ T = TypeVar("T")
 class _Shape:
     """The fields of one class: where each stands among the arguments, and all of a value's at once."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: Any) -> None:
+        if issubclass(kind, tuple):
+            self.places = {name: place for place, name in enumerate(kind._fields)}
+            self.get: Callable[[Any], tuple[Any, ...]] = tuple
+            return
         given = [field for field in attrs.fields(kind) if field.init]
         # By position, that is: a class of keyword-only fields, or of one field alone, is left to attrs.
         usual = len(given) > 1 and not any(field.kw_only for field in given)
@@ -42,6 +47,8 @@ def changed(value: T, **fields: Any) -> T:
     try:
         for name, field in fields.items():
             arguments[shape.places[name]] = field
-    except KeyError:
+    except KeyError as unknown:
+        if isinstance(value, tuple):
+            raise TypeError(f"{kind.__name__} has no field {unknown}") from None
         return attrs.evolve(value, **fields)  # type: ignore[misc]
     return kind(*arguments) if fields else value

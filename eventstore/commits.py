@@ -7,6 +7,11 @@ What a commit is, and what one member's failure means for the others, is the bac
 
 A lock alone will not do: it is not fair, who lets it go takes it again before any other wakes, and where the first
 waiter takes along what stands behind it, 1.7 callers share a commit on average.
+
+Who was answered mostly comes back at once with his next job. So our thread, when it has answered several, waits for as
+many before it begins again, though never for longer than their commit took. Otherwise the first to come back has a
+commit to himself, and the others wait for it: 64 threads then share commits of 1 and 63 in turn, in half of the pace,
+and have the interpreter taken from each other and from the commit at every statement.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +97,9 @@ class Commits:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._working: int | None = None
+        self._expected = 0
+        """So many were answered together, and may be back at any moment; 0 when nobody is waited for."""
+        self._expected_until = 0.0
 
     def write(self, job: Callable[[Any], Any]) -> Any:
         """Commit a job, alone or with others'; what it returned, once that is durable.
@@ -107,10 +116,10 @@ class Commits:
         alone = False  # said before it is so: an interrupt may come anywhere
         try:
             with self._lock:
-                if alone := not (self._busy or self._queue or self._turns):
+                if alone := not (self._busy or self._queue or self._turns or self._expected):
                     self._begin()
                 else:
-                    self._open_queue()
+                    self._open_queue(1)
                     member.lock = lock = _held_lock()
                     self._queue.append(member)
             if alone:
@@ -136,7 +145,7 @@ class Commits:
             StoreClosed: after `close`.
         """
         with self._lock:
-            self._open_queue()
+            self._open_queue(len(members))
             self._queue.extend(members)
 
     def withdraw(self, member: Member) -> bool:
@@ -194,14 +203,14 @@ class Commits:
         me = _thread.get_ident()
         self._working, self._busy = me, True  # with no call between them, so that no interrupt parts them
 
-    def _open_queue(self) -> None:
+    def _open_queue(self, more: int) -> None:
         if self._closed:
             raise StoreClosed
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="runfold commits", daemon=True)
             thread.start()  # first: where there is no thread to be had, nothing is queued
             self._thread = thread
-        elif not self._busy:
+        elif not self._busy and len(self._queue) + more >= self._expected:
             self._changed.notify_all()
 
     def _end(self, *, turn_next: bool = True) -> None:
@@ -217,17 +226,34 @@ class Commits:
 
     def _work(self) -> None:
         while batch := self._next():
+            begun = time.monotonic()
             try:
                 self._commit(batch)
             except BaseException as error:  # noqa: BLE001 - it is every member's, and none of ours
                 for member in batch:
                     member.error = error
             finally:
+                self._expect(batch, time.monotonic() - begun)
                 self._end()
             _tell(batch)
 
+    def _expect(self, batch: Sequence[Member], taken: float) -> None:
+        """Say that those threads may be back at once. The tasks of a loop come together as they are."""
+        threads = sum(member.lock is not None for member in batch)
+        with self._lock:
+            self._expected = threads if threads > 1 else 0
+            self._expected_until = time.monotonic() + taken
+
+    def _await_those_answered(self) -> None:
+        while len(self._queue) < self._expected and not (self._busy or self._turns or self._closed):
+            left = self._expected_until - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                break
+        self._expected = 0
+
     def _next(self) -> list[Member]:
         with self._lock:
+            self._await_those_answered()
             while self._busy or not self._queue or (self._turns and self._turn_next):
                 ended = self._closed and not (self._busy or self._queue)
                 if ended or not (self._changed.wait(_LINGER) or self._busy or self._queue):

@@ -95,6 +95,7 @@ class Projector:
         }
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
         self._abreast = _NOBODY
+        self._every_kind = frozenset[type]().union(*(projection.kinds for projection in projections))
         self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
 
     def table(self, projection: Projection[R]) -> Table[R]:
@@ -208,7 +209,7 @@ class Projector:
     ) -> tuple[Projection[Any], ...]:
         """Take along those that stood at the head before, and of whose tables nothing can have changed since."""
         kinds = {item.kind for item in recorded}
-        for projection in abreast:
+        for projection in () if kinds.isdisjoint(self._every_kind) else abreast:
             if not projection.kinds.isdisjoint(kinds):
                 try:
                     self.fold(transaction, projection, self.table(projection), recorded)
@@ -289,6 +290,8 @@ class Projector:
             ProjectionHalted: `evolve` raised; its own error is the cause.
         """
         rows = RowFold(self.tables, projection, table, transaction)
+        if projection.latest:  # as in a rebuild
+            recorded = {item.stream: item for item in recorded if item.kind in projection.kinds}.values()
         for item in recorded:
             rows.fold(item)
         rows.write(transaction, rows.changes())

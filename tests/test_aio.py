@@ -285,11 +285,11 @@ def test_an_error_at_the_commit_reaches_each_task_by_its_own_entry(tmp_path):
         def __getattr__(self, name):
             return getattr(self._connection, name)
 
-        def execute(self, sql, *arguments):
+        def run(self, sql, *arguments):
             if sql == "COMMIT":
-                self._connection.execute("ROLLBACK")
+                self._connection.run("ROLLBACK")
                 raise sqlite3.OperationalError("disk I/O error")
-            return self._connection.execute(sql, *arguments)
+            return self._connection.run(sql, *arguments)
 
     async def program():
         async with projections.aconnect(tmp_path / "agent.db") as runs:

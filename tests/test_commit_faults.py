@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections import deque
 
 import pytest
@@ -15,14 +14,9 @@ from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
 from eventstore.store import EventStore
 from eventstore.workflow import RUN, RunPaused, RunQueued, RunResumed, RunStarted, UsageRecorded
-from tests.test_commits import Held, Outcomes, append, read, submit
+from tests.test_commits import Held, Outcomes, append, read, submit, until
 
 PATIENCE = 20.0
-
-
-def until(condition):
-    while not condition():
-        time.sleep(0.001)
 
 
 def read_again(log):

@@ -73,6 +73,11 @@ class Outcomes:
             assert self.all.acquire(timeout=PATIENCE)
 
 
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
+
+
 def statements(log):
     seen = []
     log._connection.set_trace_callback(seen.append)
@@ -154,6 +159,64 @@ def test_all_who_came_while_a_commit_was_under_way_share_the_next_one(log, store
     assert [len(told) for told in outcomes.told] == [50]
     assert seen.count("COMMIT") == 2, "the one that held the log, and one for all"
     assert len(read(store)) == 50
+
+
+class Shared:
+    """A queue whose commits do nothing, and take as long as is said by a clock that stands still between them."""
+
+    def __init__(self, monkeypatch, *, takes):
+        self.sizes = []
+        self.threads = []
+        self._now, self._takes = 0.0, takes
+        self.commits = commits.Commits(self._commit)
+        monkeypatch.setattr(commits, "time", self)
+
+    def monotonic(self):
+        return self._now
+
+    def _commit(self, members):
+        self.sizes.append(len(members))
+        self.threads.append(threading.current_thread())
+        self._now += self._takes
+
+    def write(self, *times):
+        """So many threads as numbers are given, which write so often; all of them begin in one commit."""
+
+        def writes(often):
+            for _ in range(often):
+                self.commits.write(str)
+
+        threads = [threading.Thread(target=writes, args=(often,), daemon=True) for often in times]
+        with self.commits.turn():
+            for thread in threads:
+                thread.start()
+            until(lambda: len(self.commits._queue) == len(times))
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in threads)
+        self.commits.close()
+        return threads
+
+
+def test_those_who_were_answered_together_share_the_next_commit_too(monkeypatch):
+    shared = Shared(monkeypatch, takes=3600)
+    shared.write(5, 5, 5)
+
+    assert shared.sizes == [3] * 5
+
+
+def test_nobody_is_waited_for_longer_than_the_commit_took(monkeypatch):
+    shared = Shared(monkeypatch, takes=0)
+    shared.write(2, 1)
+
+    assert shared.sizes == [2, 1]
+
+
+def test_who_was_answered_alone_is_not_waited_for_and_goes_on_in_his_own_thread(monkeypatch):
+    shared = Shared(monkeypatch, takes=3600)
+    (thread,) = shared.write(3)
+
+    assert shared.threads[1:] == [thread, thread]
 
 
 def test_a_commit_is_shared_by_no_more_than_may_be(log, store, monkeypatch):

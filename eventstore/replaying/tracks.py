@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-import attrs
-
+from eventstore.changing import changed
 from eventstore.codec import Recorded
 from eventstore.errors import Refused, UnreadableEntry
 from eventstore.gate import Folded, Gate
@@ -70,7 +69,7 @@ class Track:
             Refused, UnreadableEntry: the judge's word.
         """
         machine = self.cell.cells.machine
-        state: Any = None if machine is None else attrs.evolve(machine.initial, phase=self.cell.phase)
+        state: Any = None if machine is None else changed(machine.initial, phase=self.cell.phase)
         after = replay.gate.admit(Folded(machine, recorded.version - 1, state), recorded)
         self.cell = self.cell.cells.cell(None if machine is None else after.state.phase, 0)
 
@@ -133,7 +132,7 @@ class Run(Track):
         state = before
         for position in () if call_id is None else self._places(call_id):
             state = RUN.evolve(state, replay.recorded(position))
-        return attrs.evolve(
+        return changed(
             before,
             calls=state.calls,
             questions=state.questions,

@@ -306,6 +306,7 @@ class SQLiteLog:
 
     def submit(self, members: Sequence[Member]) -> None:
         """See `log.Log`."""
+        self._commits.refuse_inside()
         self._writable()
         self._commits.submit(members)
 
@@ -331,7 +332,6 @@ class SQLiteLog:
             raise StoreClosed
 
     def _writable(self) -> None:
-        self._commits.refuse_inside()
         if self.read_only:  # SQLite itself would say so at the first INSERT only
             raise CannotOpen(self.url, "it may not be written: it was opened read-only; connect without read_only")
         self._usable()
