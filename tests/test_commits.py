@@ -322,11 +322,12 @@ def test_closing_waits_for_what_is_queued_and_refuses_what_comes(log, store):
 
 
 def test_an_interrupt_while_waiting_takes_the_append_out_of_the_queue(log, store):
+    job = append(store, "notes", MetaSet("n", 1))
     with Held(log):
-        timer = threading.Timer(0.05, ctrl_c)
-        timer.start()
+        waits = threading.Thread(target=lambda: until(lambda: log._commits._queue) or ctrl_c(), daemon=True)
         with pytest.raises(KeyboardInterrupt) as interrupt:
-            log.write(append(store, "notes", MetaSet("n", 1)), shared=True)
+            waits.start()
+            log.write(job, shared=True)
 
     assert not getattr(interrupt.value, "__notes__", [])
     assert read(store) == []
