@@ -65,6 +65,12 @@ class Recorded:
         # Nothing but what cannot change: the rest of the fields may be the caller's own objects.
         return value if type(value) is str else getattr(self.event, name)
 
+    def stored(self, *names: str) -> tuple[Any, ...]:
+        """Fields that hold JSON or None by default: without making the event where it was only just written."""
+        if self._fields is None or self._event is not None:
+            return tuple([getattr(self.event, name) for name in names])
+        return tuple(map(orjson.loads(self.entry.data).get, names))
+
     @property
     def type(self) -> str:
         """The event's name: that of its class, or the stored one where the class is unknown."""

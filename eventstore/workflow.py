@@ -463,6 +463,12 @@ def bound(event: ToolCalled | ConfirmationRequested) -> str:
     return event.digest or digest(event.tool, event.input)
 
 
+def _bound(recorded: Recorded) -> str:
+    """As `bound`, of a call in its place."""
+    given, tool, input_ = recorded.stored("digest", "tool", "input")
+    return given or digest(tool, input_)
+
+
 def _seal_input(stream: str, given: Any, kept: Any, vouched: bool) -> Any:  # noqa: FBT001 - a `Seal`
     if given.digest is not None:
         if not vouched and given.digest != (wanted := digest(given.tool, given.input)):
@@ -492,28 +498,28 @@ SEALS: Mapping[type, Seal] = {
 
 
 def _guard_call(state: RunState, recorded: Recorded) -> None:
-    event: ToolCalled = recorded.event
-    question = state.questions.get(event.call_id)
-    call = state.calls.get(event.call_id)
+    call_id: str = recorded.plain("call_id")
+    question = state.questions.get(call_id)
+    call = state.calls.get(call_id)
     # Most calls are new and were not asked about: there is nothing to compare a digest with.
-    wanted = "" if question is None and call is None else bound(event)
+    wanted = "" if question is None and call is None else _bound(recorded)
     if question is not None:
         if question.decision is None:
-            raise QuestionOpen(recorded.stream, recorded.type, (event.call_id,))
+            raise QuestionOpen(recorded.stream, recorded.type, (call_id,))
         if question.decision != "approved":
-            raise NotApproved(recorded.stream, event.call_id, question.decision)
+            raise NotApproved(recorded.stream, call_id, question.decision)
         if question.digest != wanted:
-            raise DigestMismatch(recorded.stream, event.call_id, question.digest, wanted)
+            raise DigestMismatch(recorded.stream, call_id, question.digest, wanted)
     if call is None:
         if len(state.unreturned) >= MAX_OPEN:
             raise LimitReached(recorded.stream, "open calls", MAX_OPEN, "let some return first")
         return
     if call.returned is not None:
-        raise CallReused(recorded.stream, event.call_id, f"returned already at version {call.returned}")
+        raise CallReused(recorded.stream, call_id, f"returned already at version {call.returned}")
     if call.attempt == recorded.attempt:
-        raise CallReused(recorded.stream, event.call_id, f"was opened already at version {call.called}")
+        raise CallReused(recorded.stream, call_id, f"was opened already at version {call.called}")
     if question is None and call.digest != wanted:
-        raise DigestMismatch(recorded.stream, event.call_id, call.digest, wanted)
+        raise DigestMismatch(recorded.stream, call_id, call.digest, wanted)
 
 
 def _guard_return(state: RunState, recorded: Recorded) -> None:
@@ -632,9 +638,9 @@ def _ended(state: RunState, recorded: Recorded) -> RunState:
 
 
 def _called(state: RunState, recorded: Recorded) -> RunState:
-    event: ToolCalled = recorded.event
-    call = Call(bound(event), recorded.attempt or state.attempt, recorded.version)
-    return changed(state, calls=state.calls.insert(event.call_id, call), unreturned=state.unreturned | {event.call_id})
+    call_id: str = recorded.plain("call_id")
+    call = Call(_bound(recorded), recorded.attempt or state.attempt, recorded.version)
+    return changed(state, calls=state.calls.insert(call_id, call), unreturned=state.unreturned | {call_id})
 
 
 def _returned(state: RunState, recorded: Recorded) -> RunState:

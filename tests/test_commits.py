@@ -325,8 +325,8 @@ def test_an_interrupt_while_waiting_takes_the_append_out_of_the_queue(log, store
     job = append(store, "notes", MetaSet("n", 1))
     with Held(log):
         waits = threading.Thread(target=lambda: until(lambda: log._commits._queue) or ctrl_c(), daemon=True)
+        waits.start()
         with pytest.raises(KeyboardInterrupt) as interrupt:
-            waits.start()
             log.write(job, shared=True)
 
     assert not getattr(interrupt.value, "__notes__", [])

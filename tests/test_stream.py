@@ -20,6 +20,7 @@ from eventstore.workflow import (
     RunQueued,
     RunResumed,
     RunStarted,
+    ToolCalled,
 )
 
 
@@ -52,6 +53,18 @@ def test_a_handle_follows_its_own_appends(run):
     run.append(RunQueued("w"))
 
     assert (run.version, run.state.phase) == (1, Phase.QUEUED)
+
+
+def test_what_a_caller_changes_while_an_append_waits_is_in_neither_log_nor_state(store, run):
+    run.append(RunQueued("w"), RunStarted("a"))
+    given = {"path": "a"}
+    job = run.job(ToolCalled("c1", "read", given))
+    given["path"] = "b"
+
+    run.took(store.log.write(job, shared=True))
+
+    assert everything(store)[-1].event.input == {"path": "a"}
+    assert run.state == store.stream("run-1", RUN).state
 
 
 def test_a_handle_sees_others_when_it_refreshes_or_appends(store, run):
