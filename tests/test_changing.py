@@ -1,4 +1,4 @@
-"""`changed` gives what `attrs.evolve` gives, whatever the class."""
+"""`changed` gives what `attrs.evolve` gives, whatever the class, and what `_replace` gives of a named tuple."""
 
 import attrs
 import pytest
@@ -41,8 +41,7 @@ class Careful:
     ("value", "fields"),
     [
         (RunRow("run-1", Phase.QUEUED), {"phase": Phase.STARTED, "labels": {"a": "b"}, "position": 3}),
-        (RunState(), {"attempt": 2}),
-        (RunState(), {}),
+        (RunRow("run-1", Phase.QUEUED), {}),
         (One(1), {"only": 2}),
         (Apart(1, second=3), {"first": 4}),
         (Apart(1, second=3), {"second": 4}),
@@ -56,6 +55,15 @@ def test_it_is_what_attrs_gives_and_the_value_stays_as_it_was(value, fields):
     assert changed(value, **fields) == attrs.evolve(value, **fields)
     assert type(changed(value, **fields)) is type(value)
     assert attrs.astuple(value, recurse=False) == before
+
+
+@pytest.mark.parametrize("fields", [{"attempt": 2}, {"phase": Phase.STARTED, "worker": "w"}, {}])
+def test_of_a_named_tuple_it_is_what_replacing_gives(fields):
+    value = RunState(crashes=1)
+
+    assert changed(value, **fields) == value._replace(**fields)
+    assert type(changed(value, **fields)) is RunState
+    assert value == RunState(crashes=1)
 
 
 @pytest.mark.parametrize("value", [RunState(), One(), Apart(1)])
