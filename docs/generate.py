@@ -489,6 +489,7 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
                       "reason": "run-42 is completed and cannot take ToolCalled; it takes RunDescribed."},
     "StaleProjection": {"name": "workflow_runs", "reason": "was built by another version of the program"},
     "ProjectionHalted": {"name": "items", "reason": "KeyError: 'item'"},
+    "WorkersUnknown": {"reason": "has a table that somebody altered"},
     "RebuildSuperseded": {"name": "workflow_runs"},
     "CannotOpen": {"reason": "it is a SQLite database of another program; choose another name"},
     "NewerDatabase": {"known": 1},

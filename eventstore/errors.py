@@ -46,6 +46,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── ForkedStore             a handle was carried into a child process
     ├── StoreClosed             the handle was closed
     ├── WorkerClosed            the worker was closed and takes up nothing more
+    ├── WorkersUnknown          somebody altered the table that tells which workers live
     ├── CallFailed              the call that is asked for again returned with an error
     ├── Waiting                 a question is unanswered: leave the block, the run is parked
     ├── ChildrenOpen            a run that was delegated to has not ended: leave the block, the run is parked
@@ -613,6 +614,19 @@ class WorkerClosed(EventStoreError):
 
     def __str__(self) -> str:
         return f"the worker {self.worker} was closed and takes up nothing more; make a new one with runs.worker(…)"
+
+
+class WorkersUnknown(EventStoreError):
+    """The table that tells which workers live is not as we make it, so none is taken for dead; the log is untouched."""
+
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"nobody can tell which workers of {self.url} live: `workers` {self.reason}; stop them all and drop it, "
+            "the next worker makes it anew"
+        )
 
 
 class CallFailed(EventStoreError):

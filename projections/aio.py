@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial, wraps
+from threading import Event
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from eventstore.aio import AsyncStore, AsyncStream, Committed, Loop
@@ -44,6 +45,26 @@ def _awaited(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[A
         return await self._loop.run(partial(method, self._under), *args, **kwargs)  # type: ignore[no-any-return]
 
     return call
+
+
+async def opened(connect: Callable[[], Runs]) -> AsyncRuns:
+    """What `connect` opens in a thread. Where the task is cancelled meanwhile, it is closed as soon as it is open."""
+    opened: list[Runs] = []
+    given_up = Event()
+
+    def open_unless_given_up() -> Runs:
+        opened.append(runs := connect())
+        if given_up.is_set():
+            runs.close()
+        return runs
+
+    try:
+        return AsyncRuns(await asyncio.to_thread(open_unless_given_up))
+    except asyncio.CancelledError:
+        given_up.set()  # whichever of the two comes second closes: that thread, or this task
+        for runs in opened:
+            asyncio.get_running_loop().run_in_executor(None, runs.close)
+        raise
 
 
 class AsyncRuns:

@@ -100,11 +100,9 @@ class aconnect:  # noqa: N801 - called as a function is, then entered or awaited
         self._runs: AsyncRuns | None = None
 
     async def _connected(self) -> AsyncRuns:
-        import asyncio  # noqa: PLC0415 - it takes longer to import than all of ours, and many need none of it
+        from projections.aio import opened  # noqa: PLC0415 - asyncio takes longer to import than all of ours
 
-        from projections.aio import AsyncRuns  # noqa: PLC0415
-
-        return AsyncRuns(await asyncio.to_thread(self._connect))
+        return await opened(self._connect)
 
     def __await__(self) -> Generator[Any, None, AsyncRuns]:
         return self._connected().__await__()

@@ -4,16 +4,21 @@ A worker is dead when its process is gone: another boot, or the same namespace w
 row at all. Where the observer cannot see the process (another container), the worker is dead when its beat did not
 change for one term on the observer's own monotonic clock. No wall clock decides it. A worker's id is new each time, so
 a restart never takes its predecessor for itself.
+
+A table that somebody altered tells nothing: then nobody is judged, and so nobody's run is taken away. What living
+workers append to their runs, and what comes from outside, needs no presence and goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import frozen
 
+from eventstore.errors import WorkersUnknown
 from projections.tables import Query, Table, Tables
 
 if TYPE_CHECKING:
@@ -60,14 +65,19 @@ class Presence:
         self._system = system
         self._seen: dict[str, tuple[int, float]] = {}
         self._beats = 0
+        self._looked: tuple[Hashable, bool, str | None] = (object(), False, None)
 
     def enter(self, worker: str, term: float, beat: int = 0) -> None:
-        """Write this process's row."""
+        """Write this process's row.
+
+        Raises:
+            WorkersUnknown: somebody altered the table; nothing was written.
+        """
         me = self._system.identity()
         row = WorkerRow(worker, me.boot_id, me.pid_namespace, me.pid, me.started, term, beat)
 
         def job(transaction: Writing) -> None:
-            if not self._tables.exists(transaction, WORKERS):
+            if not self._made(transaction):
                 self._tables.create(transaction, WORKERS)
             self._tables.put(transaction, WORKERS, [WORKERS.encode(row)])
 
@@ -78,10 +88,9 @@ class Presence:
         self._beats += 1
 
         def job(transaction: Writing) -> bool:
-            values = self._tables.get(transaction, WORKERS, (worker,))
-            if values is None:
+            row = self._row(transaction, worker)
+            if row is None:
                 return False
-            row = WORKERS.decode(values)
             self._tables.put(transaction, WORKERS, [WORKERS.encode(attrs.evolve(row, beat=row.beat + 1))])
             return True
 
@@ -90,10 +99,20 @@ class Presence:
 
     def leave(self, worker: str) -> None:
         """Take the row away: whatever the worker still held is held by nobody."""
-        self._log.write(lambda transaction: self._tables.delete(transaction, WORKERS, [(worker,)]))
+
+        def job(transaction: Writing) -> None:
+            if self._made(transaction):
+                self._tables.delete(transaction, WORKERS, [(worker,)])
+
+        with suppress(WorkersUnknown):  # an altered table is read by nobody
+            self._log.write(job)
 
     def dead(self, workers: Iterable[str | None]) -> frozenset[str | None]:
-        """Those of these workers that are dead. None stands for "nobody", who is."""
+        """Those of these workers that are dead. None stands for "nobody", who is.
+
+        Raises:
+            WorkersUnknown: somebody altered the table.
+        """
         wanted = set(workers)
         if not wanted:
             return frozenset()
@@ -116,15 +135,26 @@ class Presence:
 
         def job(transaction: Writing) -> None:
             # Whoever was silent for a term and beat since the look lives after all.
-            found = ((row, self._tables.get(transaction, WORKERS, (row.worker,))) for row in gone)
-            still = [(row.worker,) for row, values in found if values is not None and WORKERS.decode(values) == row]
+            still = [(row.worker,) for row in gone if self._row(transaction, row.worker) == row]
             self._tables.delete(transaction, WORKERS, still)
 
         if gone:
             self._log.write(job)
 
+    def _made(self, transaction: Any) -> bool:
+        """Whether the table is there, as we make it; looked at anew only when some table was made or altered."""
+        shapes = self._tables.shapes(transaction)
+        known, there, fault = self._looked
+        if shapes != known:
+            there = self._tables.exists(transaction, WORKERS)
+            fault = self._tables.fault(transaction, WORKERS) if there else None
+            self._looked = (shapes, there, fault)
+        if fault is not None:
+            raise WorkersUnknown(self._log.url, fault)
+        return there
+
     def _row(self, view: Any, worker: str | None) -> WorkerRow | None:
-        if worker is None or not self._tables.exists(view, WORKERS):
+        if worker is None or not self._made(view):
             return None
         values = self._tables.get(view, WORKERS, (worker,))
         return None if values is None else WORKERS.decode(values)
@@ -132,7 +162,7 @@ class Presence:
     def _rows(self) -> dict[str, WorkerRow]:
         with self._log.reading() as reading:
             view: Any = reading
-            if not self._tables.exists(view, WORKERS):
+            if not self._made(view):
                 return {}
             rows = [WORKERS.decode(values) for values in self._tables.select(view, WORKERS, Query())]
         return {row.worker: row for row in rows}

@@ -11,6 +11,7 @@ from eventstore.errors import CallFailed, Fenced, IllegalTransition, InvalidArgu
 from eventstore.notes import MetaSet
 from eventstore.sqlite import sqlite3
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunQueued, RunStarted
+from projections.aio import opened
 
 PATIENCE = 20.0
 
@@ -306,6 +307,33 @@ def test_an_error_at_the_commit_reaches_each_task_by_its_own_entry(tmp_path):
             assert not runs.runs.store.resolve(outcomes[1])
             await runs.store.append("n-1", MetaSet("n", 1))
             assert len([item async for item in runs.store.read_all()]) == 1
+
+    run(program())
+
+
+@pytest.mark.parametrize("when", ["while it opens", "when it has just opened"])
+def test_an_opening_that_is_cancelled_leaves_nothing_open(when):
+    """A store that nobody holds would keep its file until the process ends."""
+    begun, goes_on, made = threading.Event(), threading.Event(), []
+
+    def connect():
+        begun.set()
+        goes_on.wait(PATIENCE)
+        made.append(projections.connect("memory:"))
+        return made[0]
+
+    async def program():
+        task = asyncio.create_task(opened(connect))
+        await until(begun.is_set)
+        if when == "when it has just opened":
+            goes_on.set()
+            while not made:  # and the loop has not heard of it
+                pass
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
+        await until(lambda: made and made[0].store.closed)
 
     run(program())
 

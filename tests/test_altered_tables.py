@@ -2,8 +2,8 @@
 
 import pytest
 
-from eventstore.errors import CannotOpen, ProjectionHalted, StaleProjection
-from eventstore.workflow import RunDescribed
+from eventstore.errors import CannotOpen, ProjectionHalted, StaleProjection, WorkersUnknown
+from eventstore.workflow import RunCompleted, RunDescribed
 from projections.projector import CURSORS
 from tests.commanding import by_hand
 from tests.world import World
@@ -111,6 +111,40 @@ def test_altered_cursors_cost_no_fact_and_no_row_is_folded_twice(world, statemen
     assert runs.check().ok
     with runs.store.reading() as reading:
         assert runs._projector.tables.fault(reading, CURSORS) is None
+
+
+@pytest.mark.parametrize("statement", [
+    "ALTER TABLE workers DROP COLUMN beat",
+    "ALTER TABLE workers ADD COLUMN mine TEXT",
+    "ALTER TABLE workers RENAME COLUMN worker TO name",
+    "CREATE UNIQUE INDEX mine ON workers(worker, pid)",
+])  # fmt: skip
+@pytest.mark.parametrize("running", [True, False], ids=["under a running program", "between two runs"])
+def test_where_the_table_of_workers_was_altered_nobody_is_taken_for_dead_and_no_fact_is_lost(world, statement, running):
+    runs, worker, other = world.runs(), world.worker(), world.worker()
+    runs.submit("w", run_id="run-1")
+    attempt = worker.claim()
+    if running:
+        other.recover()
+    alter(world, [statement])
+    if not running:
+        runs = world.runs()
+
+    for ask in (lambda: runs.worker("w"), other.claim, other.recover, lambda: other._presence.beat(other.id, 30.0)):
+        with pytest.raises(WorkersUnknown, match=r"nobody can tell .* drop it"):
+            ask()
+    with pytest.raises(WorkersUnknown):
+        runs.lost()
+    runs.submit("w", run_id="run-2")
+    attempt.append(RunDescribed("goes on"))
+    assert (runs.workflow_runs.get("run-1").worker, runs.check().ok) == (worker.id, True)
+    other.close()
+
+    alter(world, ["DROP TABLE workers"])
+    worker._presence.beat(worker.id, 30.0)
+
+    assert world.worker().claim().run_id == "run-2"
+    attempt.append(RunCompleted())
 
 
 def test_an_index_over_plain_columns_is_an_operators_own_business(world):

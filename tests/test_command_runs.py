@@ -1,7 +1,10 @@
 """What an operator does with runs, questions and the log, command by command."""
 
+import fcntl
 import json
+import os
 import re
+import subprocess
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +24,8 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from projections.cli import log
-from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, runfold, traced_database  # noqa: F401 - fixtures
+from projections.cli.making import making, sweep
+from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, process, runfold, traced_database  # noqa: F401 - fixtures
 
 # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -335,6 +339,52 @@ def test_a_refused_import_leaves_no_new_database_behind(tmp_path, url):
     runfold("import", url, tmp_path, code=2)
 
     assert folder_of(tmp_path) == []
+
+
+def test_what_a_killed_import_left_is_swept_up_by_the_next_one_and_nothing_else(tmp_path):
+    target = tmp_path / "new.db"
+    killed = process("import", target, "-", stdin=subprocess.PIPE)
+    while not list(tmp_path.glob(".new.db.importing-*/new.db-wal")):
+        assert killed.poll() is None
+    (left,) = tmp_path.glob(".new.db.importing-*")
+    others = [tmp_path / ".new.db.importing-notes", tmp_path / ".other.db.importing-1", tmp_path / ".new.db.backup"]
+    for folder in others:
+        folder.mkdir()
+    (others[0] / "mine.txt").write_text("not a database's")
+
+    with making(target) as living:
+        (living / "new.db").touch()
+        runfold("import", tmp_path / "other.db", TRACE)
+        assert left.exists()
+        runfold("import", target, TRACE)  # beside an import that is still alive, the killed one and a third
+        assert left.exists()
+        killed.kill()
+        killed.communicate()
+
+        runfold("import", target, TRACE, "--resume")
+
+        assert not left.exists()
+        assert (living / "new.db").exists()
+    assert not living.exists()
+    assert [folder.exists() for folder in others] == [True, False, True]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "open"), (fcntl, "flock")], ids=["before it is opened", "or held"])
+def test_a_folder_that_was_swept_away_before_it_was_held_is_made_again(tmp_path, monkeypatch, owner, name):
+    honest, swept = getattr(owner, name), []
+
+    def after_a_sweeper(*args, **options):
+        if not swept:
+            swept.append(None)
+            sweep(tmp_path / "new.db")  # somebody's, in the one moment when nobody holds it
+        return honest(*args, **options)
+
+    monkeypatch.setattr(owner, name, after_a_sweeper)
+
+    with making(tmp_path / "new.db") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+        assert swept
+    assert not folder.exists()
 
 
 def test_a_new_database_stands_with_its_witness_and_nothing_else(tmp_path):

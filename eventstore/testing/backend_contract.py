@@ -54,6 +54,15 @@ class BackendContract(Scaffold):
         assert self._kept(self.open(folder)).id != first
         assert self.again().log.id == first
 
+    def test_a_sound_log_has_no_remarks_new_or_reopened_or_from_beside(self) -> None:
+        assert self.log.remarks == ()
+
+        self.store.append("s", Counted())
+        beside = self.other().log
+        again = self.again().log
+
+        assert [log.remarks for log in (self.log, beside, again)] == [(), (), ()]
+
     # --- write --------------------------------------------------------------------------------------------------
 
     def test_write_returns_what_the_job_returns(self) -> None:

@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -21,6 +21,7 @@ from eventstore.files import OperatingSystem
 from eventstore.limits import check_name
 from eventstore.workflow import Phase
 from projections.cli import output
+from projections.cli.making import making, sweep
 from projections.cli.opening import connect, same_file, store_command
 from projections.cli.telling import Teller
 
@@ -134,17 +135,18 @@ def import_(database: str, app: str | None, file: tuple[str, ...], resume: bool,
 def _into(database: str, app: str | None, done: list[Imported]) -> Iterator[Runs]:
     """The database, or a new one, which gets its name when something stands in it: a refusal leaves none behind."""
     target = Path(path_of(database) or "")
+    if database != "memory:":
+        sweep(target)
     if database == "memory:" or target.exists() or not target.parent.is_dir():
         with connect(database, app, create=True) as runs:
             yield runs
         return
-    try:
-        making = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
-        raise CannotOpen(database, reason) from error
-    with making as folder:
-        part = Path(folder, target.name)
+    with ExitStack() as stack:
+        try:
+            part = stack.enter_context(making(target)) / target.name
+        except OSError as error:
+            reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
+            raise CannotOpen(database, reason) from error
         try:
             with connect(str(part), app, create=True) as runs:
                 yield runs

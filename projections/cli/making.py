@@ -1,0 +1,85 @@
+"""A folder beside a database that is being made; whoever comes after one that was killed in it sweeps it up.
+
+Its maker holds a lock on the folder, which ends with the maker however it ends, whatever boot, container or machine it
+ran in. So who gets the lock knows that the maker is gone, and nobody else's folder is ever touched. Where the file
+system has no such locks nothing is swept up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """A new folder beside the target, which is taken away at the end of the block with all that is left in it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        with suppress(BlockingIOError, FileNotFoundError):  # a sweeper, who came between the two lines
+            held = _hold(folder)
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def sweep(target: Path) -> None:
+    """Take away what makers of this database left who were killed in the middle."""
+    with suppress(OSError):
+        left = [entry for entry in os.scandir(target.parent) if entry.name.startswith(_prefix(target))]
+        for entry in left:
+            folder, held = Path(entry.path), None
+            with suppress(OSError):
+                held = _hold(folder)
+            if held is None:
+                continue
+            try:
+                # What else lies there is somebody's: no maker puts anything but the database's own files there.
+                if all(part.name.startswith(target.name) for part in folder.iterdir()):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.importing-"
+
+
+def _hold(folder: Path) -> int | None:
+    """The lock on a folder that still stands; None where there are none.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+        FileNotFoundError: it is gone, perhaps since a moment ago.
+    """
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.lstat()  # gone, if a sweeper had the lock before
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError | FileNotFoundError):
+            raise
+        return None
+    return descriptor
