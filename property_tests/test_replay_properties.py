@@ -1,22 +1,25 @@
 """The quick replay refuses what the judge refuses, entry by entry and word by word, whatever was done to a log."""
 
+import copy
 import hashlib
 from enum import StrEnum
 
 import pytest
 from attrs import evolve as changed
 from attrs import frozen
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from eventstore import RUN, EventStore, LogRecorded, Machine, MetaSet
 from eventstore.errors import CallNotOpen, CallReused, Refused, UnreadableEntry
-from eventstore.log import Entry
+from eventstore.gate import Folded
+from eventstore.log import Entry, Glance
 from eventstore.memory import MemoryLog
-from eventstore.replaying import Ahead, Replay, opening, replay
+from eventstore.replaying import Ahead, Replay, opening, replay, tracks
+from eventstore.replaying.cells import Cells, NotPlain
 from eventstore.sqlite import SQLiteLog
 from eventstore.testing import Rehearsal, histories
-from eventstore.workflow import RunQueued, RunStarted, ToolCalled, ToolReturned
+from eventstore.workflow import Phase, RunQueued, RunStarted, ToolCalled, ToolReturned
 
 
 class Door(StrEnum):
@@ -215,7 +218,7 @@ def judged(store):
         except (Refused, UnreadableEntry) as error:
             stands = gate.fixed(view, recorded.kind).state  # where nothing stood yet: what its machine begins with
             refused.append((recorded.position, str(stands.phase), recorded.type, str(error)))
-            after = changed(view, version=recorded.version)
+            after = Folded(view.machine, recorded.version, view.state)
         views[recorded.stream] = after
     return refused
 
@@ -265,6 +268,7 @@ def test_where_all_payloads_are_readable_a_glance_at_them_is_as_good(found, stre
     assert replayed(store, stretch=stretch, decoded=()) == expected
 
 
+@settings(max_examples=20)  # a file each, and what is judged is judged above
 @given(LOGS)
 def test_sqlite_shows_the_same_glances(tmp_path_factory, found):
     log = SQLiteLog(tmp_path_factory.mktemp("glance") / "agent.db", synchronous="NORMAL")
@@ -287,7 +291,8 @@ def folded(store, fold, stream):
 LEGAL = histories(RUN, min_size=4, max_size=40).map(lambda events: lines(RUN, "s-0", events))
 
 
-@given(LEGAL | LOGS, st.integers(1, 20), st.sampled_from([1, 20, 1000]), st.sampled_from([1, 5]))
+@settings(max_examples=60)
+@given(LEGAL | LOGS, st.integers(1, 8), st.sampled_from([1, 40, 1000]), st.sampled_from([1, 5]))
 def test_a_stream_that_is_opened_is_what_the_gate_folds(found, stretch, whole, short):
     store = written(MemoryLog(), found)
     if not readable(store):
@@ -305,6 +310,59 @@ def test_a_stream_that_is_opened_is_what_the_gate_folds(found, stretch, whole, s
             )
     finally:
         opening.STRETCH, opening._WHOLE, opening.SHORT = kept
+
+
+STARTED = Cells(EventStore(MemoryLog(), MACHINES).gate, RUN, tracks.ACTS).cell(Phase.STARTED, 1)
+
+
+def begun(before):
+    """A track of a started run, after these calls and questions."""
+    run = tracks.Run(STARTED)
+    one_by_one(run, before)
+    return run
+
+
+def one_by_one(run, items):
+    """Whether all are plain, up to the first that is not."""
+    for at, (kind, number) in enumerate(items):
+        try:
+            cell, act = run.cell[kind, "1"]
+            if act is not None:
+                act(None, run, f'{{"call_id":"c{number}"', 100 + at)
+            run.cell = cell
+        except NotPlain:
+            return False
+    return True
+
+
+def stands(run):
+    return run.cell.phase, run.calls, run.returns, run.open, run.questions, run.unanswered
+
+
+KINDS = st.sampled_from(["ToolCalled", "ToolCalled", "ToolReturned", "ToolReturned", "MessageRecorded"])
+ITEMS = st.lists(st.tuples(KINDS, st.integers(0, 2)), max_size=5)
+BEFORE = st.lists(st.tuples(st.sampled_from(["ToolCalled", "ConfirmationRequested"]), st.integers(0, 2)), max_size=2)
+
+
+@settings(max_examples=300)
+@given(BEFORE, ITEMS, st.sampled_from([False, False, False, True]), st.sampled_from([1, 2, 9]))
+def test_calls_that_pass_at_once_are_those_that_pass_one_by_one(before, items, ends, most):
+    items += [("RunCompleted", 0)] * ends
+    glance = Glance(types=[kind for kind, _ in items], attempts=["1"] * len(items),
+                    heads=[f'{{"call_id":"c{number}"' for _, number in items])  # fmt: skip
+    kept, tracks.MAX_OPEN = tracks.MAX_OPEN, most
+    try:
+        run, slow = begun(before), begun(before)
+        untouched = copy.deepcopy(stands(run)[1:])
+        called = run.passes(glance, range(100, 100 + len(items)))
+        plain = one_by_one(slow, items) and not ends
+    finally:
+        tracks.MAX_OPEN = kept
+
+    event("plain" if plain else "not plain")
+    assert (called is not None) is plain
+    assert stands(run)[1:] == (stands(slow)[1:] if plain else untouched)
+    assert called is None or called == [at for at, (kind, _) in enumerate(items) if kind == "ToolCalled"]
 
 
 def test_an_opened_run_goes_on_as_any_other():

@@ -176,9 +176,31 @@ class _Walk:
 
     def _pass(self, glance: Glance) -> None:
         run, codec = self._run, self.gate.codec
-        lived = list(Ahead.of(self._reading, codec, glance, frozenset(codec.stored_names(LIVED))))
+        types = set(glance.types)
+        changing = frozenset(codec.stored_names(LIVED))
+        lived = [] if types.isdisjoint(changing) else [*Ahead.of(self._reading, codec, glance, changing)]
         self._known.update((recorded.version, recorded) for recorded in lived)
         versions = range(self._version + 1, self._version + len(glance.positions) + 1)
+        if (called := run.passes(glance, versions)) is not None:
+            for at in called:
+                self.keep(glance.heads[at], versions[at])
+        else:
+            self._walk(glance, versions)
+        for recorded in lived:
+            self._state = RUN.judge(self._state, recorded)
+        self._kept.positions.extend(glance.positions)
+        large = [self._kept.positions[version - 1] for version in self._large]
+        self._large.clear()
+        for recorded in Ahead(large, lambda wanted: map(codec.recorded, self._reading.at(wanted))):
+            self._kept.digests[recorded.version] = bound(recorded.event)
+        saved = types.intersection(codec.stored_names([CheckpointSaved]))
+        if saved:
+            back = next(index for index, stored in enumerate(reversed(glance.types)) if stored in saved)
+            self._state = changed(self._state, checkpoint=versions[-1] - back)
+        self._version = versions[-1]
+
+    def _walk(self, glance: Glance, versions: range) -> None:
+        run = self._run
         for version, stored, attempt, head in zip(versions, glance.types, glance.attempts, glance.heads, strict=True):
             try:
                 cell, act = run.cell[stored, attempt]
@@ -191,18 +213,6 @@ class _Walk:
                     self.keep("", version)
             else:
                 run.cell = cell
-        for recorded in lived:
-            self._state = RUN.judge(self._state, recorded)
-        self._kept.positions.extend(glance.positions)
-        large = [self._kept.positions[version - 1] for version in self._large]
-        self._large.clear()
-        for recorded in Ahead(large, lambda wanted: map(codec.recorded, self._reading.at(wanted))):
-            self._kept.digests[recorded.version] = bound(recorded.event)
-        saved = set(codec.stored_names([CheckpointSaved]))
-        if not saved.isdisjoint(glance.types):
-            back = next(index for index, stored in enumerate(reversed(glance.types)) if stored in saved)
-            self._state = changed(self._state, checkpoint=versions[-1] - back)
-        self._version = versions[-1]
 
     def _questions(self) -> Any:
         state = RunState()

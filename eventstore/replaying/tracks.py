@@ -9,8 +9,9 @@ not looked at: a payload that somebody garbled passes here, and is told by whoev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any, Protocol
 
 from eventstore.changing import changed
@@ -18,6 +19,7 @@ from eventstore.codec import Recorded
 from eventstore.errors import Refused, UnreadableEntry
 from eventstore.gate import Folded, Gate
 from eventstore.limits import MAX_OPEN
+from eventstore.log import Glance
 from eventstore.replaying.cells import Act, Cell, NotPlain
 from eventstore.workflow import (
     RUN,
@@ -39,6 +41,7 @@ from eventstore.workflow import (
 )
 
 _FIRST_FIELD = '{"call_id":"'
+_AT = len(_FIRST_FIELD)
 
 
 class Walk(Protocol):
@@ -112,6 +115,56 @@ class Run(Track):
         self.questions: dict[str, tuple[int, ...]] = {}
         self.unanswered: set[str] = set()
 
+    def passes(self, glance: Glance, places: Sequence[int]) -> list[int] | None:
+        """Pass a run's next entries at once, where they make and end calls and it goes on; all of them are plain then.
+
+        Returns:
+            Which of them are calls; None where none was passed, and each has to be looked at by itself.
+        """
+        types, heads = glance.types, glance.heads
+        opens: set[str] = set()
+        closes: set[str] = set()
+        acts = self.cell.cells.acts
+        try:
+            for stored, attempt in set(zip(types, glance.attempts, strict=True)):
+                cell, act = self.cell[stored, attempt]
+                if cell is not self.cell or act not in (None, acts[ToolCalled], acts[ToolReturned]):
+                    return None
+                if act is not None:
+                    (opens if act is acts[ToolCalled] else closes).add(stored)
+        except NotPlain:
+            return None
+        called = [at for at, stored in enumerate(types) if stored in opens]
+        returned = [at for at, stored in enumerate(types) if stored in closes]
+        opened = [_shown_call_id(heads[at]) for at in called]
+        closed = [_shown_call_id(heads[at]) for at in returned]
+        steps = dict.fromkeys(types, 0) | dict.fromkeys(opens, 1) | dict.fromkeys(closes, -1)
+        if max(accumulate(map(steps.__getitem__, types), initial=len(self.open))) > MAX_OPEN:
+            return None
+        if not self._agree(opened, called, closed, returned):
+            return None
+        self.calls.update(zip(opened, map(places.__getitem__, called), strict=True))  # type: ignore[arg-type]
+        self.returns.update(zip(closed, map(places.__getitem__, returned), strict=True))  # type: ignore[arg-type]
+        self.open.update(opened)  # type: ignore[arg-type]
+        self.open.difference_update(closed)
+        return called
+
+    def _agree(
+        self, opened: list[str | None], called: list[int], closed: list[str | None], returned: list[int]
+    ) -> bool:
+        """Whether each call is of an id that nobody used, and each return of a call that is open by then.
+
+        Given are the ids of calls and returns, None where one is not plain to see, and the places of each.
+        """
+        ids = set(opened)
+        if None in ids or len(ids) < len(opened) or len(set(closed)) < len(closed):
+            return False
+        if not (ids.isdisjoint(self.calls) and ids.isdisjoint(self.questions)):
+            return False
+        since: dict[str | None, int] = dict.fromkeys(self.open, -1)
+        since.update(zip(opened, called, strict=True))
+        return all(since.get(call_id, at) < at for call_id, at in zip(closed, returned, strict=True))
+
     def judge(self, replay: Walk, recorded: Recorded, place: int) -> None:
         """See `Track`. The judge gets that part of the state that its guards look at for this entry."""
         call_id: str | None = None
@@ -178,13 +231,19 @@ ABOUT_A_CALL: dict[Any, Callable[[Run, str, int], None]] = {
 # --- what is plain --------------------------------------------------------------------------------------------------
 
 
-def _call_id(replay: Walk, head: str, position: int) -> str:
-    """By the payload's first field, as our codec writes it; or, where that is not shown or not plain, by all of it."""
-    if head.startswith(_FIRST_FIELD) and (end := head.find('"', len(_FIRST_FIELD))) > 0:
-        call_id = head[len(_FIRST_FIELD) : end]
+def _shown_call_id(head: str) -> str | None:
+    """By the payload's first field, as our codec writes it; None where that is not shown or not plain."""
+    if head.startswith(_FIRST_FIELD) and (end := head.find('"', _AT)) > 0:
+        call_id = head[_AT:end]
         if "\\" not in call_id:
             return call_id
-    return _readable(replay, position).event.call_id  # type: ignore[no-any-return]
+    return None
+
+
+def _call_id(replay: Walk, head: str, position: int) -> str:
+    """As it is shown, or else by the whole payload."""
+    call_id = _shown_call_id(head)
+    return _readable(replay, position).event.call_id if call_id is None else call_id
 
 
 def _readable(replay: Walk, position: int) -> Recorded:

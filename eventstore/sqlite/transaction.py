@@ -15,7 +15,7 @@ from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
 from eventstore.log import Census, Entry, Fold, Glance, Head
 from eventstore.packing import LOOKBACK, PACKED_FROM, Bases, DamagedForm, pack, plain_length, unpack
-from eventstore.sqlite.driver import SQLITE_VERSION
+from eventstore.sqlite.driver import SQLITE_VERSION, sqlite3
 
 if TYPE_CHECKING:
     from eventstore.sqlite.driver import Connection
@@ -115,31 +115,40 @@ class SQLiteTransaction:
         """See `log.Reading`.
 
         SQLite joins each column into one text: handed over row by row they take twice the time, and other threads wait
-        the while. Where a separator turns up in a text, somebody forged it, and rows are handed over.
+        the while. Where a separator turns up in a text, somebody forged it, and where an entry is missing or the index
+        that gives a stream's order, somebody took it out: then rows are handed over.
         """
         # The type is looked at first: of a row that is not shown, the payload's pages are not read.
         shown = "WHEN ? THEN iif(typeof(data) = 'text', substr(data, 1, ?), '') " * len(peek) + "ELSE ''"
-        columns = (
-            "position", "stream", "version", "type", "ifnull(attempt, '')",
-            (f"CASE type {shown} END" if peek else "''"),
-        )  # fmt: skip
-        # Without an index it walks along the rowid; a stream's order is looked at: its index may have been taken out.
-        of = "NOT INDEXED WHERE position > ? AND position <= ?"
-        place: tuple[Any, ...] = (after, after + limit)
+        head = f"CASE type {shown} END" if peek else "''"
+        # Without an index it walks along the rowid.
+        place, known, of = "position", ["stream", "version"], "NOT INDEXED"
+        where = "position > ? AND position <= ?"
+        values: list[Any] = [*chain.from_iterable(peek.items()), after, after + limit]
         if stream is not None:
-            of = "WHERE stream = ? AND version > ? AND version <= ?"
-            place = (stream, *place)
-        bound = (*chain.from_iterable(peek.items()), *place)
-        joined = ", ".join(f"group_concat({column}, '{_BETWEEN}')" for column in columns)
-        count, *texts = self.execute(f"SELECT count(*), {joined} FROM events {of}", bound).fetchone()  # noqa: S608
-        if not count:
+            place, known, of = "version", ["position"], "INDEXED BY events_by_stream"
+            where = f"stream = ? AND {where.replace('position', place)}"
+            values.insert(-2, stream)
+        columns = ["type", "ifnull(attempt, '')", head]
+        joined = ", ".join(f"group_concat({column}, '{_BETWEEN}')" for column in (*known, *columns))
+        joined = f"SELECT count(*), min({place}), max({place}), {joined} FROM events {of} WHERE {where}"  # noqa: S608
+        try:
+            count, first, last, *texts = self.execute(joined, values).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such index" not in str(error):
+                raise
+        else:
+            if not count:
+                return Glance()
+            others = [text.split(_BETWEEN) for text in texts]
+            if last - first == count - 1 and all(len(other) == count for other in others):
+                dense = range(first, last + 1)
+                if stream is None:
+                    return Glance([*dense], *others)
+                return Glance([*map(int, others[0])], [stream] * count, [*map(str, dense)], *others[1:])
+        sql = f"SELECT position, stream, version, {', '.join(columns)} FROM events WHERE {where} ORDER BY {place}"  # noqa: S608
+        if not (rows := self.execute(sql, values).fetchall()):
             return Glance()
-        positions, streams, versions, *others = (text.split(_BETWEEN) for text in texts)
-        in_order = stream is None or versions == [*map(str, range(int(versions[0]), int(versions[0]) + count))]
-        if in_order and all(len(other) == count for other in (streams, *others)):
-            return Glance([*map(int, positions)], streams, versions, *others)
-        order = "position" if stream is None else "version"
-        rows = self.execute(f"SELECT {', '.join(columns)} FROM events {of} ORDER BY {order}", bound)  # noqa: S608
         numbers, *texts = zip(*rows, strict=True)
         return Glance(numbers, *([str(value) for value in column] for column in texts))
 
