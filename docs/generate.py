@@ -30,6 +30,7 @@ import projections.testing
 from eventstore import errors, exchange, integrity, limits, log, notes, workflow
 from eventstore.packing import forms
 from projections import connecting, readings, sessions, tables
+from projections import notes as noted
 from projections.leases import WORKERS
 from projections.projector import CURSORS
 from projections.submitting import Submitting
@@ -39,11 +40,12 @@ HERE = Path(__file__).parent / "reference"
 ROOT = HERE.parent.parent
 NOTICE = "<!-- Written by docs/generate.py from the code; change the code and run it again. -->"
 CONTRACTS = (log.Reading, log.Writing, log.Log, log.Entry, log.Head, tables.Tables)
-NOUNS = {"sessions": sessions.Sessions}
+NOUNS = {"sessions": sessions.Sessions, "logs": noted.Logs, "meta": noted.Meta}
 """What hangs on `Runs` under a name of its own."""
 GIVEN = (
     *(readings.Message, readings.Round, readings.ToolCall),
     *(sessions.History, readings.HistoryMessage, sessions.Ancestor),
+    noted.LogEntry,
 )
 """What `Runs` and its nouns give."""
 INSIDE = {
@@ -134,7 +136,7 @@ def events_page() -> str:
         ),
         *[_fields(kind, level=3) for kind in (notes.LogRecorded, notes.MetaSet)],
         "## Rows of the projections",
-        "What the built-in projections make of these events. Each is a view of `Runs` under its own name.",
+        "What the built-in projections make of these events. Each is a view: `runs.view(name)`.",
         *[_projection(item) for item in connecting.BUILT_IN],
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"

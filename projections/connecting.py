@@ -18,7 +18,9 @@ from eventstore.workflow import RUN
 from projections.checkpoints import CHECKPOINTS
 from projections.confirmations import CONFIRMATIONS
 from projections.leases import Presence
+from projections.logs import LOGS
 from projections.memory import MemoryTables
+from projections.meta import META
 from projections.projection import Projection
 from projections.projector import Projector
 from projections.runs import Runs
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
-BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, TEXTS)
+BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS)
 
 
 @frozen

@@ -30,6 +30,9 @@ from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.finding import find
+from projections.logs import LOGS
+from projections.meta import META
+from projections.notes import Logs, Meta
 from projections.pointers import fetched
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
@@ -76,6 +79,8 @@ class Runs(Submitting):
         self.usage = self.view(USAGE)
         self.texts = self.view(texts.TEXTS)
         self.sessions = Sessions(store, self.workflow_runs)
+        self.logs = Logs(store, self.view(LOGS))
+        self.meta = Meta(store, self.view(META))
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from projections import App, rebuilding
+from projections.connecting import BUILT_IN
 from projections.projector import CURSORS
 from projections.tables import query
 from projections.testing import Killed, MortalLog
@@ -27,7 +28,7 @@ from tests.folds import MARKS, TALLY
 from tests.world import World, forge
 
 APP = App(projections=[TALLY, MARKS])
-NAMES = ("workflow_runs", "checkpoints", "confirmations", "usage", "texts", "tally", "marks")
+NAMES = (*(projection.name for projection in BUILT_IN), "tally", "marks")
 
 
 @pytest.fixture(params=["memory", "sqlite"])

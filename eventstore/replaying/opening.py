@@ -18,6 +18,7 @@ from eventstore.codec import Codec, Recorded
 from eventstore.errors import InvalidPayload, Refused, UnreadableEntry
 from eventstore.gate import Folded, Gate
 from eventstore.log import Glance, Reading
+from eventstore.notes import FREE, NOTES, NotesPhase
 from eventstore.replaying.cells import Cells, NotPlain
 from eventstore.replaying.replay import HEAD, STRETCH, Ahead
 from eventstore.replaying.tracks import ABOUT_A_CALL, ACTS, LIVED, Run, new_call
@@ -38,6 +39,8 @@ class Opening:
         self._gate = gate
         self._cells = Cells(gate, RUN, _OPENING)
         self._runs = gate.machines.get(RUN.name) is RUN
+        self._free = frozenset(gate.codec.stored_names(FREE))
+        self._notes = frozenset(gate.codec.stored_names(NOTES.events))
 
     def fold(self, reading: Reading, stream: str, view: Folded[S]) -> Folded[S]:
         """The view after everything that stands in the log by now, from that of an empty stream.
@@ -53,9 +56,29 @@ class Opening:
                     return _Walk(self._gate, self._cells, reading, stream).opened()  # type: ignore[return-value]
                 except (NotPlain, Refused, UnreadableEntry, InvalidPayload):
                     return self._gate.fold(reading, stream, view)
+            if len(entries) >= SHORT and (noted := self._noted(reading, stream, view)) is not None:
+                return noted
             for entry in entries:
                 view = self._gate.admit(view, self._gate.codec.recorded(entry))
         return self._gate.fold(reading, stream, view)
+
+    def _noted(self, reading: Reading, stream: str, view: Folded[S]) -> Folded[S] | None:
+        """The view of notes, which may be very many: their types are all that it depends on. None of other streams."""
+        if view.machine not in (None, NOTES):
+            return None
+        version, named = 0, False
+        while True:
+            # A few at first: of most other streams these tell that they are none of ours.
+            glance = reading.glance(after=version, limit=STRETCH if version else SHORT, peek={}, stream=stream)
+            if not glance.types:
+                break
+            version += len(glance.types)
+            if not self._notes.issuperset(glance.types) or int(glance.versions[-1]) != version:
+                return None
+            named = named or not self._free.issuperset(glance.types)
+        machine: Any = NOTES if named else view.machine
+        state: Any = changed(NOTES.initial, phase=NotesPhase.OPEN) if named else NOTES.initial
+        return Folded(machine, version, state)
 
 
 def _shown_call(walk: _Walk, run: Run, head: str, version: int) -> None:
