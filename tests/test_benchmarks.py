@@ -166,21 +166,10 @@ def test_a_moment_belongs_to_the_innermost_stopwatch_that_runs():
     assert (watches.calls["inner"], watches.within["outer"]) == (2, 2)
 
 
-def test_an_append_that_another_one_held_up_counts_from_when_it_was_due():
-    clock = [0.0]
+def test_a_long_wait_counts_for_those_who_would_have_come_meanwhile():
+    waits = rebuilding.with_those_behind([0.001, 0.018, 0.004])
 
-    def sleep(seconds):
-        clock[0] += seconds
-
-    held_up = rebuilding.paced(
-        lambda number: sleep(0.02 if number == 0 else 0.001),
-        lambda since: since > 0.03,
-        now=lambda: clock[0],
-        sleep=sleep,
-    )
-
-    waits = [round(wait, 3) for _, wait in held_up]
-    assert waits[:4] == [0.02, 0.016, 0.012, 0.008]
+    assert [round(wait, 3) for wait in waits] == [0.001, 0.018, 0.013, 0.008, 0.003, 0.004]
 
 
 def test_a_setting_gives_each_store_a_folder_of_its_own(tmp_path):

@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.benchmarks.lone import appended
 
 _ROOT = Path(__file__).parents[2]
 _SCAN = "SELECT position, stream, version, type, attempt FROM events NOT INDEXED"
-_PERIOD = 0.005
+PERIOD = 0.005
 """Seconds between two appends of the writer that a rebuild stands beside."""
 
 # --- in a process of its own --------------------------------------------------------------------------------------
@@ -126,15 +126,15 @@ def beside(setting: Setting) -> Outcome:
     alone = setting.pick(smallest=1, quick=20, full=100) / 10
     with projections.connect(path) as runs, undisturbed():
         append = appended(runs, workload.interleaved(1_000_000, seed=setting.seed, name="beside"))
-        waits = list(paced(append, lambda since: since > alone))
+        waits = list(_paced(append, lambda since: since > alone))
         process = _process("everything", path)
-        during = list(paced(append, lambda _since: process.poll() is not None))
+        during = list(_paced(append, lambda _since: process.poll() is not None))
         told = _told(process)
-        waits += paced(append, lambda since: since > alone)
+        waits += _paced(append, lambda since: since > alone)
     # From when it began to fold, as imports are no rebuild, to when the tables that it put aside were gone.
-    with_it = [wait for at, wait in during if told["begun"] <= at + wait and at <= told["ended"]]
+    with_it = with_those_behind(wait for at, wait in during if told["begun"] <= at + wait and at <= told["ended"])
     swap = [wait for at, wait in during if told["swapping"] <= at + wait and at <= told["ended"]]
-    without = [wait for _, wait in waits]
+    without = with_those_behind(wait for _, wait in waits)
     figures = [
         _share("p99 beside a rebuild, of p99 alone", with_it, without, 99, target=2.0),
         _share("p50 beside a rebuild, of p50 alone", with_it, without, 50),
@@ -152,27 +152,25 @@ def _share(what: str, ours: list[float], floor: list[float], percent: float, **w
     return Figure(what, percentile(ours, percent) / percentile(floor, percent), **wanted)
 
 
-def paced(
-    append: Callable[[int], None],
-    enough: Callable[[float], bool],
-    *,
-    now: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[tuple[float, float]]:
-    """When an append was due, and how many seconds later it was durable; one each 5 ms, whatever the last one took.
-
-    Who comes while another waits, waits too, and that counts: else a stop of a second would be one slow append.
-    """
-    begun = due = now()
+def _paced(append: Callable[[int], None], enough: Callable[[float], bool]) -> Iterator[tuple[float, float]]:
+    """When an append began, and how many seconds later it was durable; 5 ms from one to the next, if there is time."""
+    begun = due = time.monotonic()
     for number in count():
-        if enough(now() - begun):
+        if enough(time.monotonic() - begun):
             return
-        if (early := due - now()) > 0:
-            sleep(early)
-        at = now() if now() < due + _PERIOD else due  # what sleep adds is not the append's
+        time.sleep(max(0.0, due - time.monotonic()))
+        at = time.monotonic()
         append(number)
-        yield at, now() - at
-        due += _PERIOD
+        yield at, time.monotonic() - at
+        due = max(due + PERIOD, time.monotonic())
+
+
+def with_those_behind(waits: Iterable[float]) -> list[float]:
+    """These, and of each the waits of those who came meanwhile, one each 5 ms: or a second's stop were one slow append.
+
+    Gil Tene's correction of "coordinated omission", as in HdrHistogram.
+    """
+    return [wait - PERIOD * behind for wait in waits for behind in range(int(wait / PERIOD) + 1)]
 
 
 if __name__ == "__main__":
