@@ -32,7 +32,7 @@ def imports(setting: Setting) -> Outcome:
 
     contenders = {name: lambda _number, text=text: program(text) for name, text in _PROGRAMS.items()}
     rounds = setting.pick(smallest=1, quick=21, full=101)
-    taken = take_turns(contenders, rounds, seed=setting.seed, warmup=1)
+    taken = take_turns(contenders, rounds, seed=setting.seed, warmup=setting.pick(smallest=0, quick=1, full=1))
     bare = taken["python"]
     figures = []
     for name, values in taken.items():

@@ -85,7 +85,7 @@ def rebuild(setting: Setting) -> Outcome:
     samples: Samples = {}
     peaks: dict[str, float] = {}
     for events in setting.logs:
-        rounds = 1 if events > 1_000_000 else setting.pick(smallest=1, quick=3, full=4)
+        rounds = setting.pick(smallest=1, quick=3, full=2 if events >= 1_000_000 else 4)
         path = log_of(setting, f"log-{events}", events)
         _measured(setting, "scan", path)  # the first one finds the file in memory or not
         for _ in range(rounds):
