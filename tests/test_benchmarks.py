@@ -68,6 +68,15 @@ def test_publishing_replaces_the_figures_it_has_and_leaves_the_others(tmp_path):
     assert "| speed | ≤ 2 | 1.23× | reached |" in text
 
 
+@pytest.mark.parametrize(("load", "told"), [(1.9, False), (2.1, True)])
+def test_the_page_tells_of_others_who_used_the_machine(load, told):
+    machine = {"processors": 2, "python": "3", "sqlite": "3"}
+    result = {"machine": machine, "when": "2026-01-01", "benchmark": "imports", "load": load, "figures": []}
+
+    assert ("others used it too" in publishing.table(result)) is told
+    assert ("others used the machine too" in publishing.summary({"imports": result})) is told
+
+
 def test_the_command_lists_what_there_is():
     listed = CliRunner().invoke(main, ["--list"])
 

@@ -38,7 +38,14 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
             if figure.target is not None:
                 measured, target, *_ = line_of(figure)
                 lines.append(f"| {figure.what} | {target} | {measured} | {figure.verdict} |")
+    if any(_busy(result) for result in results.values()):
+        lines += ["", "*Some were taken while others used the machine too, and are far from what a quiet one gives.*"]
     return "\n".join([*lines, "", ""])
+
+
+def _busy(result: dict[str, Any]) -> bool:
+    """Whether others kept the machine busy when it was measured; a benchmark before it does not keep all of it."""
+    return bool(result.get("load", 0) > result["machine"]["processors"])
 
 
 def table(result: dict[str, Any]) -> str:
@@ -49,7 +56,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {figure.what} | {measured} | {spread} | {target} | {dream} | {figure.verdict} |")
     about = result["machine"]
     said = f"{result['when'][:10]}, {about['processors']} processors, Python {about['python']}, {about['sqlite']}"
-    if result.get("load", 0) >= about["processors"] / 2:
+    if _busy(result):
         said += f", while others used it too (load {result['load']})"
     quick = " --quick" if result.get("size") == "quick" else ""
     events = f" --events {result['events']}" if result.get("events") else ""
