@@ -81,7 +81,8 @@ def _grown(path: Path, steps: int, draw: random.Random, text: Text) -> tuple[Sam
             _timed(taken["hashing"], lambda encoded=encoded: hashlib.sha256(encoded).digest())
             _timed(taken["searching"], lambda encoded=encoded: b"null" in encoded or b"\\u0000" in encoded)
             _timed(taken["append"], lambda state=state: stream.append(state))
-        taken["packing"] = packing[-steps:]
+        # The first ones, of less than a page, are not given to it.
+        taken["packing"] = [0.0] * (steps - len(packing)) + packing
         taken |= _read_back(runs, steps)
         with runs.store.reading() as reading:
             lengths = reading.execute("SELECT octet_length(data) FROM events WHERE type = 'CheckpointSaved'").fetchall()
