@@ -22,6 +22,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── QuestionUnknown     a decision on a question that was never asked
     │   ├── QuestionOpen        not while a question waits for its answer
     │   ├── NotApproved         a call whose question was denied or expired
+    │   ├── NotCovered          a decision by a standing permission that does not stand, or does not say so
     │   ├── LimitReached        a run has as many labels, open questions or open calls as it may have
     │   ├── QueueFull           as many runs wait as may wait
     │   ├── SelfReference       a run as its own parent, or as the run that it continues
@@ -275,6 +276,20 @@ class AlreadyResolved(Refused):
         by = f" by {self.by}" if self.by else ""
         at = f" at {self.at.isoformat()}" if self.at else ""
         return f"call {self.call_id} of {self.stream} is {self.decision}{by}{at}; a question is decided once"
+
+
+class NotCovered(Refused):
+    """A decision in the name of a standing permission that the run's settings do not hold."""
+
+    stream: str
+    call_id: str
+    tool: str
+
+    def __str__(self) -> str:
+        return (
+            f"no standing permission of {self.stream} approves call {self.call_id} of {self.tool} as it was asked; let "
+            "a person decide it, or grant one with runs.sessions.auto_accept(…)"
+        )
 
 
 class QuestionUnknown(Refused):

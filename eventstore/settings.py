@@ -5,24 +5,62 @@ A run's config is any JSON of its owner's own. Where it is an object, these name
 | name | shape | what it does |
 |---|---|---|
 | `step_limit` | a whole number from 1 | how many steps the run's job, or the run, may make |
-| `auto_accept` | true, or a list of tool names | which questions need no person |
+| `auto_accept` | true, a list of tool names, or an object | which questions need no person, and until when |
 | `working_folder` | a text | where the agent works; for lists of what was used lately |
 | `mcp_servers` | an object of objects, by name | how the agent's tools are started; kept, never interpreted |
 
 They are looked at when they come in by `submit` and `configure`. Who goes round these two can still write anything: so
 every reader goes through `known`, which passes over what has another shape. Pure; where settings are kept is the run's.
+
+The object of `auto_accept` is `{"tools": "*" or a list of names, "until": an ISO time or null, "by": who granted it}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from attrs import field, frozen
 
 from eventstore.errors import InvalidArgument
 from eventstore.limits import MAX_INTEGER
-from eventstore.payloads import Json
+from eventstore.payloads import Json, from_iso
+
+
+@frozen
+class AutoAccept:
+    """A standing permission: questions about these tools need no person."""
+
+    tools: frozenset[str] | None = None
+    """None: every tool."""
+    until: datetime | None = None
+    """It does not count from then on; whoever goes by it compares, with a clock of its own."""
+    by: str | None = None
+    """Who granted it."""
+
+    def covers(self, tool: str) -> bool:
+        """Whether a call of this tool needs no person, while it stands."""
+        return self.tools is None or tool in self.tools
+
+    def stands(self, now: datetime) -> bool:
+        """Whether its time has not passed."""
+        return self.until is None or now < self.until
+
+
+def auto_accept(config: Json) -> AutoAccept | None:
+    """The standing permission that a config holds; None if there is none, or what stands there has another shape."""
+    value = config.get("auto_accept") if isinstance(config, dict) else None
+    if value is True:
+        return AutoAccept()
+    if not value or not _is_accepting(value):
+        return None
+    if isinstance(value, list | tuple):
+        return AutoAccept(frozenset(value))
+    tools, until = value["tools"], value.get("until")
+    return AutoAccept(
+        None if tools == "*" else frozenset(tools), None if until is None else from_iso(until), value.get("by")
+    )
 
 
 @frozen
@@ -30,14 +68,13 @@ class Known:
     """The settings that Runfold reads, as they stand; what is absent or of another shape is at its default."""
 
     step_limit: int | None = None
-    auto_accept: bool | tuple[str, ...] = False
-    """Of every tool, of none, or of these."""
+    auto_accept: AutoAccept | None = None
     working_folder: str | None = None
     mcp_servers: dict[str, Json] = field(factory=dict)
 
     def accepts(self, tool: str) -> bool:
-        """Whether a call of this tool needs no person."""
-        return self.auto_accept if isinstance(self.auto_accept, bool) else tool in self.auto_accept
+        """Whether a call of this tool needs no person, while the permission stands."""
+        return self.auto_accept is not None and self.auto_accept.covers(tool)
 
 
 def _is_limit(value: Any) -> bool:
@@ -49,7 +86,19 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_accepting(value: Any) -> bool:
+    if isinstance(value, dict):
+        tools, until, by = value.get("tools"), value.get("until"), value.get("by")
+        known_names = value.keys() <= {"tools", "until", "by"}
+        named = tools == "*" or (isinstance(tools, list | tuple) and _is_accepting(tools))
+        return known_names and named and (until is None or _is_time(until)) and (by is None or _is_text(by))
     return isinstance(value, bool) or (isinstance(value, list | tuple) and all(map(_is_text, value)))
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(from_iso(value))
+    except ValueError:
+        return False
 
 
 def _is_servers(value: Any) -> bool:
@@ -58,7 +107,7 @@ def _is_servers(value: Any) -> bool:
 
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step_limit": (_is_limit, "must be a whole number from 1"),
-    "auto_accept": (_is_accepting, "must be true, false, or a list of tool names"),
+    "auto_accept": (_is_accepting, "must be true, false, a list of tool names, or {tools, until, by}"),
     "working_folder": (_is_text, "must be a text of at least one character"),
     "mcp_servers": (_is_servers, "must be an object that holds an object for each server"),
 }
@@ -69,9 +118,7 @@ def known(config: Json) -> Known:
     if not isinstance(config, dict):
         return Known()
     found = {name: config[name] for name, (fits, _) in _SHAPES.items() if name in config and fits(config[name])}
-    if isinstance(found.get("auto_accept"), list | tuple):
-        found["auto_accept"] = tuple(found["auto_accept"])
-    return Known(**found)
+    return Known(**{**found, "auto_accept": auto_accept(config)})
 
 
 def check_settings(config: Json) -> None:

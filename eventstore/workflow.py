@@ -32,6 +32,7 @@ from eventstore.errors import (
     InvalidPayload,
     LimitReached,
     NotApproved,
+    NotCovered,
     QuestionOpen,
     QuestionUnknown,
 )
@@ -39,6 +40,7 @@ from eventstore.limits import MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_OPEN
 from eventstore.machine import Machine, Seal
 from eventstore.notes import LogRecorded
 from eventstore.payloads import Json, canonical, digest
+from eventstore.settings import AutoAccept, auto_accept
 
 if TYPE_CHECKING:
     from eventstore.codec import Recorded
@@ -62,6 +64,9 @@ class Phase(StrEnum):
 
 ACTIVE = (Phase.STARTED, Phase.PAUSED, Phase.QUEUED)
 """The phases in which there is something left to do, the busiest first."""
+
+POLICY = "policy"
+"""Who decides where a standing permission does (`by` of a ConfirmationResolved); no person may bear this name."""
 
 WaitingFor = Literal["person", "run", "time", "worker", "operator"]
 
@@ -402,6 +407,8 @@ class RunState(NamedTuple):
     """The names of its labels, which are counted."""
     configured: int = 0
     """Version of the event that holds its settings: its RunQueued, or the latest RunConfigured."""
+    accepting: AutoAccept | None = None
+    """The standing permission among its settings: what may be approved in the name of `POLICY`."""
 
 
 # --- fence --------------------------------------------------------------------------------------------------------
@@ -555,6 +562,19 @@ def _guard_answer(state: RunState, recorded: Recorded) -> None:
         raise AlreadyResolved(recorded.stream, call_id, question.decision, question.by, question.at)
 
 
+def _guard_decision(state: RunState, recorded: Recorded) -> None:
+    _guard_answer(state, recorded)
+    event: ConfirmationResolved = recorded.event
+    if event.by != POLICY:
+        return
+    # Whether its time has passed is compared by whoever decides in its name: nothing here knows a clock.
+    tool = state.questions[event.call_id].tool
+    covered = state.accepting is not None and state.accepting.covers(tool)
+    as_asked = event.decision == "approved" and event.input is None and event.result is None
+    if not (covered and as_asked):
+        raise NotCovered(recorded.stream, event.call_id, tool)
+
+
 def _guard_requeue(state: RunState, recorded: Recorded) -> None:
     # The queue takes no answers: a question would wait there without anybody being able to decide it.
     if state.unanswered:
@@ -574,7 +594,7 @@ GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
     ToolCalled: _guard_call,
     ToolReturned: _guard_return,
     ConfirmationRequested: _guard_question,
-    ConfirmationResolved: _guard_answer,
+    ConfirmationResolved: _guard_decision,
     ConfirmationExpired: _guard_answer,
     RunRequeued: _guard_requeue,
     RunQueued: _guard_labels,
@@ -587,11 +607,17 @@ GUARDS: Mapping[type, Callable[[RunState, Recorded], None]] = {
 
 def _queued(state: RunState, recorded: Recorded) -> RunState:
     event: RunQueued = recorded.event
-    return changed(state, not_before=event.not_before, labels=frozenset(event.labels), configured=recorded.version)
+    return changed(
+        state,
+        not_before=event.not_before,
+        labels=frozenset(event.labels),
+        configured=recorded.version,
+        accepting=None if event.config is None else auto_accept(event.config),
+    )
 
 
 def _configured(state: RunState, recorded: Recorded) -> RunState:
-    return changed(state, configured=recorded.version)
+    return changed(state, configured=recorded.version, accepting=auto_accept(recorded.event.config))
 
 
 def _described(state: RunState, recorded: Recorded) -> RunState:

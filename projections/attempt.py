@@ -49,6 +49,7 @@ from eventstore.workflow import (
 )
 from projections import calling, delegation
 from projections.lineage import inherited_checkpoint
+from projections.policies import approval, approvals
 from projections.retrying import after_failure
 from projections.streaming import Delta
 
@@ -322,6 +323,9 @@ class Attempt:
     ) -> Answer:
         """Ask a person about a call that is to be made; asking again gives the question, or the answer, that stands.
 
+        Where a standing permission of the run covers the tool (`runs.sessions.auto_accept`), question and approval are
+        written down together, and nobody waits.
+
         Args:
             call_id: of the call; the question is bound to the digest of its tool and input.
             tool: the tool's name.
@@ -335,12 +339,19 @@ class Attempt:
             DigestMismatch: the call id was asked about with another tool or input.
             Fenced: another attempt began, or the run ended.
         """
-        state = self.stream.refresh().state
-        if call_id not in state.questions:
-            expires_at = None if expires_in is None else self._system.now() + expires_in
-            self.append(
-                ConfirmationRequested(call_id, tool, input, digest(tool, input), reason=reason, expires_at=expires_at)
-            )
+        now = self._system.now()
+        expires_at = None if expires_in is None else now + expires_in
+        asked = ConfirmationRequested(call_id, tool, input, digest(tool, input), reason=reason, expires_at=expires_at)
+
+        def decide(state: RunState) -> list[object]:
+            if call_id in state.questions:
+                return [answer for answer in approvals(state, state.accepting, now) if answer.call_id == call_id]
+            answer = approval(state.accepting, call_id, tool, now)
+            return [asked] if answer is None else [asked, answer]
+
+        # Looked at first: a question that stands, asked again and again, is no write.
+        if decide(self.stream.refresh().state):
+            self.stream.transact(decide, attempt=self.number)
         deadline = self._system.monotonic() + wait
         while (answer := self._answer(call_id, tool, input)) is None:
             left = deadline - self._system.monotonic()

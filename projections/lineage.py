@@ -112,6 +112,8 @@ def fork(
         configured = latest(store, reading, run_id, RunConfigured, upto=origin.version)
         inherited = {name: getattr(queued, name) for name in ("input", "agent", "spec_hash", "job_id")}
         config = queued.config if configured is None else configured.event.config
+        if isinstance(config, dict):  # a permission is that run's own: going on is asked for anew
+            config = {name: value for name, value in config.items() if name != "auto_accept"}
         return Fork(origin, queued.workflow, {**inherited, "config": config})
 
 

@@ -78,7 +78,7 @@ class Runs(Submitting):
         self.confirmations = self.view(CONFIRMATIONS)
         self.usage = self.view(USAGE)
         self.texts = self.view(texts.TEXTS)
-        self.sessions = Sessions(store, self.workflow_runs)
+        self.sessions = Sessions(store, self.workflow_runs, system)
         self.logs = Logs(store, self.view(LOGS))
         self.meta = Meta(store, self.view(META))
 

@@ -15,13 +15,20 @@ from attrs import frozen
 from eventstore.changing import changed
 from eventstore.errors import RunNotFound
 from eventstore.limits import PAGE, check_name
+from eventstore.workflow import RUN
+from projections.configuring import EVERY_TOOL, grant, withdraw
 from projections.readings import HistoryMessage, Round, window
 from projections.transcripts import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
-    from eventstore.store import EventStore
+    from eventstore.codec import Recorded
+    from eventstore.settings import AutoAccept
+    from eventstore.store import EventStore, Stream
+    from eventstore.workflow import RunState
+    from projections.system import System
     from projections.views import View
     from projections.workflow_runs import RunRow
 
@@ -53,11 +60,13 @@ class Sessions:
     Args:
         store: whose runs.
         workflow_runs: their rows.
+        system: whose clock says until when a permission stands.
     """
 
-    def __init__(self, store: EventStore, workflow_runs: View[RunRow]) -> None:
+    def __init__(self, store: EventStore, workflow_runs: View[RunRow], system: System) -> None:
         self._store = store
         self._runs = workflow_runs
+        self._system = system
 
     def ancestors(self, run_id: str) -> list[Ancestor]:
         """The runs that a run goes on from, the nearest first.
@@ -160,6 +169,48 @@ class Sessions:
             RunNotFound: no run of that id.
         """
         return Transcript(self._store, self._row(run_id).run_id).count_rounds()
+
+    # --- permissions ------------------------------------------------------------------------------------------------
+
+    def auto_accept(
+        self, run_id: str, tools: Iterable[str] | str = EVERY_TOOL, *, until: datetime | None = None, by: str
+    ) -> Recorded:
+        """Grant a standing permission: questions of this run about these tools need no person until then.
+
+        It takes the place of the one that stood, and decides at once what waits and is covered. It is this run's alone:
+        a run that goes on from it asks anew. A person may still decide, and take it back with `withdraw`.
+
+        Args:
+            run_id: a run that has not ended.
+            tools: their names, or "*" for all.
+            until: it does not count from then on; aware. No end unless given.
+            by: who grants it; each decision in its name tells.
+
+        Raises:
+            RunNotFound, IllegalTransition: there is no such run, or it ended.
+            InvalidArgument: no tools, a time that has passed, nobody's name; nothing was written.
+        """
+        return grant(self._stream(run_id), tools, until=until, by=by, now=self._system.now())
+
+    def withdraw(self, run_id: str, *, by: str) -> Recorded:
+        """Take a standing permission back; what was decided in its name stays decided.
+
+        Raises:
+            RunNotFound, IllegalTransition: there is no such run, or it ended.
+        """
+        return withdraw(self._stream(run_id), by=by)
+
+    def accepting(self, run_id: str) -> AutoAccept | None:
+        """The standing permission of a run; None if there is none, or its time has passed.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        found = self._stream(run_id).refresh().state.accepting
+        return found if found is not None and found.stands(self._system.now()) else None
+
+    def _stream(self, run_id: str) -> Stream[RunState]:
+        return self._store.stream(self._row(run_id).run_id, RUN)
 
     def _parts(self, run_id: str, chain: list[Ancestor]) -> list[tuple[str, Transcript]]:
         """The transcripts of a chain, the oldest first."""

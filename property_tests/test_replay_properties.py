@@ -163,7 +163,8 @@ CALLS = {
     "ToolReturned": ['{"call_id":"c%d"}', '{ "call_id":"c%d"}'],
     "ConfirmationRequested": ['{"call_id":"c%d","tool":"t"}', '{"call_id":"c%d","tool":"t","input":1}'],
     "ConfirmationResolved": ['{"call_id":"c%d","decision":"approved"}', '{"call_id":"c%d","decision":"denied"}',
-                             '{"call_id":"c%d","decision":"approved","input":1}'],
+                             '{"call_id":"c%d","decision":"approved","input":1}',
+                             '{"call_id":"c%d","decision":"approved","by":"policy"}'],
     "ConfirmationExpired": ['{"call_id":"c%d"}'],
 }  # fmt: skip
 LIVED = {
@@ -171,19 +172,27 @@ LIVED = {
     "RunStarted": '{"worker":"w"}', "RunCompleted": "{}", "MessageRecorded": '{"role":"user"}',
     "RunDescribed": '{"labels":{"a":"b","c":"d"}}',
 }  # fmt: skip
+SETTINGS = [
+    '{"config":{"auto_accept":true}}', '{"config":{"auto_accept":{"tools":["t"]}}}', '{"config":{"auto_accept":["u"]}}',
+    "{}", '{"config":5}',
+]  # fmt: skip
 OTHER_LABELS = '{"labels":{' + ",".join(f'"l{number}":""' for number in range(99)) + "}}"
 
 
 @st.composite
 def crowded(draw):
     """One run in which two call ids meet in every way, allowed or not, over two attempts."""
-    log = [Line("s-0", "RunQueued", None, '{"workflow":"w"}'), Line("s-0", "RunStarted", 1, '{"worker":"w"}')]
+    queued = draw(st.sampled_from(['{"workflow":"w"}', '{"workflow":"w","config":{"auto_accept":["t"]}}']))
+    log = [Line("s-0", "RunQueued", None, queued), Line("s-0", "RunStarted", 1, '{"worker":"w"}')]
     attempt = 1
     for _ in range(draw(st.integers(1, 16))):
-        kind = draw(st.sampled_from([*CALLS, *CALLS, *CALLS, *LIVED]))
-        data = draw(st.sampled_from(CALLS[kind])) % draw(st.integers(0, 1)) if kind in CALLS else LIVED[kind]
+        kind = draw(st.sampled_from([*CALLS, *CALLS, *CALLS, *LIVED, "RunConfigured"]))
+        if kind in CALLS:
+            data = draw(st.sampled_from(CALLS[kind])) % draw(st.integers(0, 1))
+        else:
+            data = draw(st.sampled_from(SETTINGS)) if kind == "RunConfigured" else LIVED[kind]
         attempt += kind in {"RunResumed", "RunStarted"}
-        outside = kind in {"RunDescribed", "ConfirmationResolved", "ConfirmationExpired"}
+        outside = kind in {"RunDescribed", "RunConfigured", "ConfirmationResolved", "ConfirmationExpired"}
         odd = draw(st.integers(0, 15)) == 0
         if kind == "RunDescribed" and draw(st.booleans()):
             data = OTHER_LABELS
@@ -245,6 +254,27 @@ def test_what_decodes_every_payload_refuses_what_the_judge_refuses(found, stretc
     expected = judged(store)
     event(f"{min(len(expected), 3)} refused")
     assert refused == expected
+
+
+ALLOWED = ('{"auto_accept":true}', '{"auto_accept":["t"]}', '{"auto_accept":{"tools":["t","u"],"until":null}}')
+FORBIDDEN = ("null", '{"auto_accept":false}', '{"auto_accept":["u"]}', '{"auto_accept":{"tools":["t"],"until":"soon"}}')
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("config", [*ALLOWED, *FORBIDDEN])
+def test_a_decision_in_the_name_of_a_permission_is_judged_by_the_settings_that_stand(config, later):
+    first = ALLOWED[0] if config in FORBIDDEN else FORBIDDEN[0]
+    found = [Line("s-0", "RunQueued", None, f'{{"workflow":"w","config":{first if later else config}}}'),
+             Line("s-0", "RunStarted", 1, '{"worker":"w"}')]  # fmt: skip
+    found += [Line("s-0", "RunConfigured", None, f'{{"config":{config}}}')] if later else []
+    found += [Line("s-0", "ConfirmationRequested", 1, '{"call_id":"c0","tool":"t"}')]
+    found += [Line("s-0", "ConfirmationResolved", None, '{"call_id":"c0","decision":"approved","by":"policy"}')]
+    store = written(MemoryLog(), found)
+
+    refused = [position for position, *_ in judged(store)]
+    assert refused == ([len(found)] if config in FORBIDDEN else [])
+    for decoded in ((), store.gate.codec.names):
+        assert [position for position, *_ in replayed(store, stretch=2, decoded=decoded)] == refused
 
 
 def readable(store):

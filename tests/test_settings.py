@@ -4,7 +4,7 @@ import pytest
 
 import projections
 from eventstore.errors import IllegalTransition, InvalidArgument, KeyReused, RunNotFound
-from eventstore.settings import Known, check_settings, known, merged
+from eventstore.settings import AutoAccept, Known, check_settings, known, merged
 from eventstore.workflow import RunConfigured
 from tests.world import Refusal
 
@@ -121,7 +121,7 @@ def test_a_run_without_settings_has_none_and_may_get_some(runs):
 def test_what_runfold_reads_has_a_type_and_all_else_is_the_owners():
     config = {"step_limit": 3, "auto_accept": ["ship"], "mcp_servers": {"files": {"command": "npx"}}, "mine": object}
 
-    assert known(config) == Known(3, ("ship",), None, {"files": {"command": "npx"}})
+    assert known(config) == Known(3, AutoAccept(frozenset({"ship"})), None, {"files": {"command": "npx"}})
     assert [known(config).accepts(tool) for tool in ("ship", "drop")] == [True, False]
     assert [known({"auto_accept": every}).accepts("ship") for every in (True, False)] == [True, False]
     assert [known(other) for other in (None, 1, "text", [])] == [Known()] * 4

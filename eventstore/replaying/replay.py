@@ -13,7 +13,7 @@ from eventstore.log import Glance, Reading
 from eventstore.machine import Machine
 from eventstore.replaying.cells import Cells, NotPlain, Opaque
 from eventstore.replaying.tracks import ABOUT_A_CALL, ACTS, DECODED, Run, Track, Whole
-from eventstore.workflow import RUN
+from eventstore.workflow import RUN, ConfirmationResolved
 
 REMEMBERED_STREAMS = 10_000
 """Streams of which a replay keeps where they stand; one that falls out is walked again from its own entries."""
@@ -76,7 +76,10 @@ class Replay:
         self._known = Ahead((), lambda _positions: ())
         self._reading: Any = None
         # Their own names only: what an upcaster makes of older ones is known when it is decoded.
-        self.peek = {kind.__name__: HEAD for kind in ABOUT_A_CALL if kind.__name__ not in decoded}
+        heads = (
+            kind.__name__ for kind in ABOUT_A_CALL if kind is not ConfirmationResolved
+        )  # by whom stands further on
+        self.peek = {name: HEAD for name in heads if name not in decoded}
         kinds = set(DECODED).union(ABOUT_A_CALL, *(machine.events for machine in whole))
         self.wanted = frozenset(gate.codec.stored_names(kinds)).difference(self.peek)
         """The stored types of which whole entries will be asked for: who has them at hand may give them."""

@@ -21,7 +21,9 @@ from eventstore.gate import Folded, Gate
 from eventstore.limits import MAX_OPEN
 from eventstore.log import Glance
 from eventstore.replaying.cells import Act, Cell, NotPlain
+from eventstore.settings import auto_accept
 from eventstore.workflow import (
+    POLICY,
     RUN,
     ConfirmationExpired,
     ConfirmationRequested,
@@ -100,11 +102,13 @@ class Whole(Track):
 class Run(Track):
     """A run: by call id, the positions of what its guards may ask for."""
 
-    __slots__ = ("calls", "labels", "open", "questions", "returns", "unanswered")
+    __slots__ = ("calls", "configured", "labels", "open", "questions", "returns", "unanswered")
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self.labels: frozenset[str] = frozenset()
+        self.configured = 0
+        """The place of its settings."""
         self.forget()
 
     def forget(self) -> None:
@@ -170,11 +174,16 @@ class Run(Track):
         call_id: str | None = None
         with suppress(UnreadableEntry):  # the table may have something to say first
             call_id = recorded.event.call_id if recorded.kind in ABOUT_A_CALL else None
-        view = Folded(RUN, recorded.version - 1, self._state(replay, call_id))
+        before = self._state(replay, call_id)
+        if recorded.kind is ConfirmationResolved and self.configured:
+            before = changed(before, accepting=auto_accept(replay.recorded(self.configured).event.config))
+        view = Folded(RUN, recorded.version - 1, before)
         state = replay.gate.admit(view, recorded).state
         replay.gate.refence(view, recorded)
         self.cell = self.cell.cells.cell(state.phase, state.attempt)
         self.labels = state.labels
+        if recorded.kind in (RunQueued, RunConfigured):
+            self.configured = place
         if call_id is not None:
             ABOUT_A_CALL[recorded.kind](self, call_id, place)
         elif state.phase in RUN.final:
@@ -286,6 +295,12 @@ def _answer(replay: Walk, run: Run, head: str, position: int) -> None:
     _answered(run, call_id, position)
 
 
+def _decision(replay: Walk, run: Run, head: str, position: int) -> None:
+    if _readable(replay, position).event.by == POLICY:  # the guard looks at the settings too
+        raise NotPlain
+    _answer(replay, run, head, position)
+
+
 def _lived(replay: Walk, _run: Run, _head: str, position: int) -> None:
     _readable(replay, position)
 
@@ -307,12 +322,23 @@ def _labelled(replay: Walk, run: Run, _head: str, position: int) -> None:
         run.labels = run.labels.union(labels)
 
 
+def _configured(replay: Walk, run: Run, _head: str, position: int) -> None:
+    _readable(replay, position)
+    run.configured = position
+
+
+def _queued(replay: Walk, run: Run, head: str, position: int) -> None:
+    _labelled(replay, run, head, position)
+    run.configured = position
+
+
 def _ended(_replay: Walk, run: Run, _head: str, _position: int) -> None:
     run.forget()
 
 
 DECODED: dict[Any, Act] = {
-    RunQueued: _labelled,
+    RunQueued: _queued,
+    RunConfigured: _configured,
     RunDescribed: _labelled,
     RunStarted: _lived,
     RunResumed: _lived,
@@ -330,10 +356,10 @@ ACTS: dict[Any, Act] = {
     ToolCalled: new_call,
     ToolReturned: _return,
     ConfirmationRequested: _new_question,
-    ConfirmationResolved: _answer,
+    ConfirmationResolved: _decision,
     ConfirmationExpired: _answer,
     **DECODED,
     **_ENDED,
 }
-LIVED = (*DECODED, *_ENDED, InterruptRequested, RunConfigured)
+LIVED = (*DECODED, *_ENDED, InterruptRequested)
 """What changes the rest of a run's state: all but its calls, its questions and its checkpoint."""

@@ -31,6 +31,7 @@ from eventstore.machine import Machine
 from eventstore.notes import LogRecorded
 from eventstore.payloads import Json, digest
 from eventstore.workflow import (
+    POLICY,
     RUN,
     CheckpointSaved,
     ConfirmationExpired,
@@ -364,7 +365,11 @@ def _confirmation_resolved(state: RunState) -> SearchStrategy[ConfirmationResolv
     ids = st.sampled_from(sorted(state.unanswered))
     edited = st.sampled_from([None, *(value for _, value in _MADE)])
     approved = st.builds(ConfirmationResolved, ids, st.just("approved"), by=_WHO, input=edited)
-    return approved | st.builds(ConfirmationResolved, ids, st.just("denied"), by=_WHO, comment=_WHY)
+    decided = approved | st.builds(ConfirmationResolved, ids, st.just("denied"), by=_WHO, comment=_WHY)
+    accepting = state.accepting
+    covered = [each for each in sorted(state.unanswered) if accepting and accepting.covers(state.questions[each].tool)]
+    standing = [ConfirmationResolved(call_id, "approved", POLICY) for call_id in covered]
+    return decided | st.sampled_from(standing) if standing else decided
 
 
 def _confirmation_expired(state: RunState) -> SearchStrategy[ConfirmationExpired]:
@@ -382,6 +387,7 @@ _WHY = st.sampled_from([None, "a reason"])
 _WORKER = st.sampled_from(["w1", "w2"])
 _WHEN = st.sampled_from(_DEADLINES)
 _LABELS = st.dictionaries(st.sampled_from(["env", "team"]), st.sampled_from(["", "prod"]), max_size=2)
+_SETTINGS = st.sampled_from([{"auto_accept": True}, {"auto_accept": {"tools": ["search"]}}])
 _REQUEUED = st.builds(RunRequeued, reason=_WHY, not_before=_WHEN, failures=st.integers(0, 3))
 _RUN_EVENTS: Events = {
     kind: lambda _state, strategy=strategy: strategy
@@ -408,7 +414,7 @@ _RUN_EVENTS: Events = {
         UsageRecorded: st.builds(UsageRecorded, st.just("m"), st.integers(0, 99), st.integers(0, 99), st.just(0.25)),
         InterruptRequested: st.builds(InterruptRequested, _WHO, _WHY),
         RunDescribed: st.builds(RunDescribed, _WHY, _WHY, _LABELS),
-        RunConfigured: st.builds(RunConfigured, _SMALL),
+        RunConfigured: st.builds(RunConfigured, _SMALL | _SETTINGS),
         LogRecorded: st.builds(LogRecorded, st.just("stdout"), st.just("line"), _WHY, _SMALL),
     }.items()
 } | {
