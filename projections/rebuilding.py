@@ -12,14 +12,16 @@ It ends by comparing row by row, and leaves nothing behind.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
+from eventstore.codec import Recorded
 from eventstore.errors import InvalidArgument, ProjectionHalted, RebuildSuperseded, ReplayRefused, StaleProjection
 from eventstore.log import Glance, Reading, Writing
 from eventstore.replaying import Ahead, Replay
@@ -96,15 +98,11 @@ class _Making:
         """The shadows that are still folded."""
         return [shadow for name, shadow in self.shadows.items() if name not in self.halted]
 
-    @contextmanager
-    def halting(self, shadow: RowFold[Any]) -> Iterator[None]:
-        """A part in which this shadow's projection may raise."""
-        try:
-            yield
-        except ProjectionHalted as failure:
-            if self.scratch is None:  # a rebuild stops there; a check tells it
-                raise
-            self.halted[shadow.projection.name] = str(failure)
+    def halt(self, shadow: RowFold[Any], failure: ProjectionHalted) -> None:
+        """Go on without this shadow, whose projection raised: a check tells it. A rebuild stops there."""
+        if self.scratch is None:
+            raise failure
+        self.halted[shadow.projection.name] = str(failure)
 
 
 class Rebuilder:
@@ -229,25 +227,28 @@ class Rebuilder:
         if refused:
             self._skip(making, list(refused.values()))
             glance = glance.without(refused)
-        making.begun.update(
-            stream for stream, version in zip(glance.streams, glance.versions, strict=True) if version == "1"
-        )
+        making.begun.update(compress(glance.streams, map("1".__eq__, glance.versions)))
         for shadow in folding:
             shadow.transaction = reading if making.scratch is None else making.scratch
             if shadow.projection.latest:
-                with making.halting(shadow):
-                    for recorded in self._latest(reading, glance, shadow.projection):
-                        shadow.fold(recorded)
+                self._fold_into(making, shadow, self._latest(reading, glance, shadow.projection))
         for recorded in known:
-            if recorded.position not in refused:
+            if recorded.entry.position not in refused:
                 for shadow in routes.get(recorded.entry.type, ()):
                     if shadow.projection.name not in making.halted:
-                        with making.halting(shadow):
-                            shadow.fold(recorded)
+                        self._fold_into(making, shadow, (recorded,))
         if len(making.begun) > CHUNK:  # it only saves looks at tables
             making.begun.clear()
         making.position += limit
         making.entries += len(glance.positions) + len(refused)
+
+    @staticmethod
+    def _fold_into(making: _Making, shadow: RowFold[Any], events: Iterable[Recorded]) -> None:
+        try:
+            for recorded in events:
+                shadow.fold(recorded)
+        except ProjectionHalted as failure:
+            making.halt(shadow, failure)
 
     def _routes(self, shadows: Iterable[RowFold[Any]]) -> dict[str, list[RowFold[Any]]]:
         """By stored type, who wants such entries."""
@@ -277,25 +278,36 @@ class Rebuilder:
 
     def _write(self, making: _Making) -> None:
         """Write the rows that are held, some at a time, and let go of them."""
+        changes = self._changes(making)
+        if making.scratch is not None:
+            for shadow, found in changes:
+                shadow.write(making.scratch, found)
+            return
 
-        def write(transaction: Writing, shadow: RowFold[Any], part: Changes) -> None:
+        def write(transaction: Writing, batch: list[tuple[RowFold[Any], Changes]]) -> None:
             self._own(transaction, making)
-            shadow.write(transaction, part)
+            for shadow, part in batch:
+                shadow.write(transaction, part)
 
-        for shadow, changes in self._changes(making):
-            if making.scratch is not None:
-                shadow.write(making.scratch, changes)
-                continue
-            for part in changes.parts(ROWS):
-                self._store.write(partial(write, shadow=shadow, part=part))
+        # Each write waits for the disk, so rows of several tables share one.
+        batch: list[tuple[RowFold[Any], Changes]] = []
+        for shadow, part in [(shadow, part) for shadow, found in changes for part in found.parts(ROWS)]:
+            if batch and sum(len(part) for _, part in batch) + len(part) > ROWS:
+                self._store.write(partial(write, batch=batch))
+                batch = []
+            batch.append((shadow, part))
+        if batch:
+            self._store.write(partial(write, batch=batch))
 
     @staticmethod
     def _changes(making: _Making) -> list[tuple[RowFold[Any], Changes]]:
         """What is to be written; from here on the tables are asked for these rows."""
         found = []
         for shadow in making.folding():
-            with making.halting(shadow):
+            try:
                 found.append((shadow, shadow.changes()))
+            except ProjectionHalted as failure:
+                making.halt(shadow, failure)
         for shadow in making.shadows.values():
             shadow.forget()
         making.begun.clear()

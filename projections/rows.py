@@ -6,7 +6,7 @@ raises has nothing to undo, and many events of one row cost one write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from attrs import field, frozen
@@ -153,8 +153,10 @@ class RowFold(Generic[R]):
 
     def _under(self, prefix: Key, stream: str) -> list[Values]:
         encoded = self.table.encode_key(prefix)
-        wanted = query(self.table, dict(zip(self.table.key, prefix, strict=False)))
-        found = () if self._new(stream) else self._asked(self._tables.select, wanted)
+        found: Sequence[Values] = ()
+        if not self._new(stream):
+            wanted = query(self.table, dict(zip(self.table.key, prefix, strict=False)))
+            found = self._asked(self._tables.select, wanted)
         held = (key for key in self._beneath.get(encoded[0], ()) if key[: len(encoded)] == encoded)
         every = {*held, *(self.table.key_of(values) for values in found)}
         return sorted(key for key in every if key not in self._held or self._held[key] is not None)

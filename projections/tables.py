@@ -111,6 +111,8 @@ class Table(Generic[R]):
     _decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
     _encoders: tuple[tuple[Column, type | None], ...] = field(init=False)
     _fields: Callable[[Any], tuple[Any, ...]] = field(init=False)
+    _texts: bool = field(init=False)
+    """Whether the key begins with any text."""
 
     @_places.default
     def _by_name(self) -> dict[str, tuple[int, Column]]:
@@ -131,6 +133,11 @@ class Table(Generic[R]):
         names = [column.name for column in self.columns]
         get = attrgetter(*names)
         return get if len(names) > 1 else lambda row: (get(row),)
+
+    @_texts.default
+    def _of_key(self) -> bool:
+        _, column = self.column(self.key[0])
+        return column.kind == "text" and column.enum is None
 
     @classmethod
     def of(
@@ -204,6 +211,8 @@ class Table(Generic[R]):
         Raises:
             InvalidArgument: a value of another type, or None: no part of a key may be absent.
         """
+        if len(key) == 1 and type(key[0]) is str and self._texts and key[0].isascii():
+            return (key[0],)  # most of them; the same that the column would give
         encoded = tuple([self.column(name)[1].encode(value) for name, value in zip(self.key, key, strict=False)])
         if None in encoded:
             name = self.key[encoded.index(None)]

@@ -249,10 +249,10 @@ def _shown_call_id(head: str) -> str | None:
     return None
 
 
-def _call_id(replay: Walk, head: str, position: int) -> str:
-    """As it is shown, or else by the whole payload."""
-    call_id = _shown_call_id(head)
-    return _readable(replay, position).event.call_id if call_id is None else call_id
+def _hidden_call_id(replay: Walk, position: int) -> str:
+    """By the whole payload."""
+    call_id: str = _readable(replay, position).event.call_id
+    return call_id
 
 
 def _readable(replay: Walk, position: int) -> Recorded:
@@ -266,7 +266,8 @@ def _readable(replay: Walk, position: int) -> Recorded:
 
 def new_call(replay: Walk, run: Run, head: str, position: int) -> None:
     """Nobody used its id before: no guard has anything to ask but how many calls are open."""
-    call_id = _call_id(replay, head, position)
+    if (call_id := _shown_call_id(head)) is None:
+        call_id = _hidden_call_id(replay, position)
     if call_id in run.calls or call_id in run.questions or len(run.open) >= MAX_OPEN:
         raise NotPlain
     run.calls[call_id] = position  # as `_called`: a call less, for most of all entries come by here
@@ -274,7 +275,8 @@ def new_call(replay: Walk, run: Run, head: str, position: int) -> None:
 
 
 def _return(replay: Walk, run: Run, head: str, position: int) -> None:
-    call_id = _call_id(replay, head, position)
+    if (call_id := _shown_call_id(head)) is None:
+        call_id = _hidden_call_id(replay, position)
     if call_id not in run.open:
         raise NotPlain
     run.returns[call_id] = position  # as `_returned`
@@ -282,14 +284,16 @@ def _return(replay: Walk, run: Run, head: str, position: int) -> None:
 
 
 def _new_question(replay: Walk, run: Run, head: str, position: int) -> None:
-    call_id = _call_id(replay, head, position)
+    if (call_id := _shown_call_id(head)) is None:
+        call_id = _hidden_call_id(replay, position)
     if call_id in run.calls or call_id in run.questions or len(run.unanswered) >= MAX_OPEN:
         raise NotPlain
     _asked(run, call_id, position)
 
 
 def _answer(replay: Walk, run: Run, head: str, position: int) -> None:
-    call_id = _call_id(replay, head, position)
+    if (call_id := _shown_call_id(head)) is None:
+        call_id = _hidden_call_id(replay, position)
     if call_id not in run.unanswered:
         raise NotPlain
     _answered(run, call_id, position)
