@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("projections.cli.runs", "Tell the life of one run."),
         "search": ("projections.cli.search", "Find messages, titles and summaries by their words."),
         "tree": ("projections.cli.tree", "Draw a run and all under it, with what they spent."),
+        "messages": ("projections.cli.messages", "Tell what was said in a run."),
         "cancel": ("projections.cli.runs", "End a run from outside, at once."),
         "interrupt": ("projections.cli.runs", "Ask a run to stop."),
         "settle": ("projections.cli.questions", "Say how a call ended that never returned."),
@@ -40,6 +41,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Log": {
         "events": ("projections.cli.log", "List events, in the order of the log."),
         "tail": ("projections.cli.log", "Show the last events, and follow new ones."),
+        "log": ("projections.cli.notes", "List generic entries by source, kind, ref and time."),
         "import": ("projections.cli.log", "Append events from JSON Lines files."),
         "export": ("projections.cli.log", "Write the log as JSON Lines."),
         "stats": ("projections.cli.log", "Count what there is."),
