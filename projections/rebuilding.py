@@ -132,6 +132,8 @@ class Rebuilder:
             swapped = False
             while not swapped:
                 self._fold_all(making, progress)
+                with self._store.reading() as reading:  # what came while rows were written; the rest is still fewer
+                    self._fold(reading, making, reading.head().position)
                 swapped = self._store.write(lambda transaction: self._finish(transaction, making))
         except BaseException as error:
             lost = self._put_away(making)

@@ -242,6 +242,7 @@ def replayed(store, *, stretch, decoded):
     return [(item.position, item.phase, item.event, item.reason) for item in refused]
 
 
+@settings(max_examples=60)
 @given(LOGS, st.integers(1, 40), st.sampled_from([1, 2, 4, 10_000]))
 def test_what_decodes_every_payload_refuses_what_the_judge_refuses(found, stretch, remembered):
     store = written(MemoryLog(), found)
