@@ -32,6 +32,7 @@ from eventstore.shapes import shape_of
 from eventstore.structuring import Structuring
 from eventstore.testing import events_of, json_values
 from eventstore.workflow import RUN, RunFailed, RunQueued
+from tests.examples import examples
 
 CODEC = Codec(RUN.events)
 ANYTHING = st.recursive(
@@ -126,7 +127,7 @@ def nearly_fitting(draw):
     return kind, values | draw(st.dictionaries(st.sampled_from([*values, "text"]), SCALARS, max_size=2))
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=examples(400))
 @example((Containers, defaults(Containers) | {"labels": {"a": "b"}}))
 @given(given=nearly_fitting())
 def test_the_short_way_from_an_event_to_its_fields_is_the_long_way_or_none(given):
@@ -145,7 +146,7 @@ def test_the_short_way_from_an_event_to_its_fields_is_the_long_way_or_none(given
             long.event(kind.__name__, kind, short)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=examples(400))
 @given(given=nearly_fitting(), data=st.data())
 def test_the_short_way_from_fields_to_an_event_is_the_long_way_or_none(given, data):
     kind, values = given

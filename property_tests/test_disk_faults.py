@@ -31,7 +31,7 @@ def no_warnings():
 
 def test_a_disk_that_fails_at_any_operation_of_any_call_loses_nothing_and_is_told_truly(tmp_path):
     """A sample; `python -m tests.faults.run disks` tries each."""
-    tally = disks.enumerate_all(tmp_path, every=61)
+    tally = disks.enumerate_all(tmp_path, every=127)
 
     assert tally.wrong == []
     assert tally.cases > 60
@@ -120,7 +120,7 @@ def test_a_disk_that_fails_under_a_projection_does_not_halt_it(bench, kind):
         bench.runs.submit("deploy", run_id="run-new")
     bench.disk.mend()
 
-    assert [standing.trouble for standing in bench.runs.standings()] == [None] * 4
+    assert {standing.trouble for standing in bench.runs.standings()} == {None}
 
 
 # --- a worker on such a disk ----------------------------------------------------------------------------------------

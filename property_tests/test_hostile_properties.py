@@ -23,6 +23,7 @@ from eventstore.notes import LogRecorded, MetaSet
 from eventstore.workflow import RUN, CheckpointSaved, RunQueued
 from projections.cli import SECTIONS, main
 from projections.tables import Range
+from tests.examples import examples
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=4)
@@ -118,7 +119,7 @@ LINES = st.lists(
 @given(LINES, st.booleans())
 @example(b"\xff\xfe{}\n", False)  # noqa: FBT003
 @example(b'{"stream":"a","stream":"b","type":"LogRecorded","data":{}}', False)  # noqa: FBT003
-@settings(max_examples=300)
+@settings(max_examples=examples(150))
 def test_lines_are_taken_whole_or_refused_with_their_number(lines, resume):
     with projections.connect("memory:") as runs:
         try:
@@ -157,7 +158,7 @@ ORDERS = COLUMNS | COLUMNS.map("-{}".format) | SQL | st.text(max_size=6)
     st.none() | st.integers() | st.booleans() | st.floats() | SQL,
     st.none() | ANYTHING,
 )
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 def test_a_filter_is_answered_or_refused_and_never_executed(runs, filters, order, limit, after):
     try:
         rows = runs.workflow_runs.where(order=order, limit=limit, after=after, **filters)
@@ -208,7 +209,7 @@ MADE_UP = st.text(string.printable.replace("f", ""), max_size=12) | st.text(max_
 
 
 @given(st.sampled_from(COMMANDS), st.booleans(), st.lists(WORDS | MADE_UP | SQL, max_size=5))
-@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_command_ends_with_a_code_of_its_own_and_one_line(tmp_path, monkeypatch, command, named, words):
     monkeypatch.chdir(tmp_path)
     for name in ("RUNFOLD_DB", "RUNFOLD_APP", "RUNFOLD_TRACEBACK"):

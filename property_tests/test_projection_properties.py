@@ -17,6 +17,7 @@ from eventstore.workflow import MessageRecorded, RunQueued, RunStarted, ToolCall
 from projections import App, Projection, System, connect, projector, rebuilding
 from projections.projector import CURSORS
 from projections.tables import query
+from tests.examples import examples
 
 
 @frozen
@@ -121,7 +122,7 @@ def chunks(size, gap):
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow])
 @given(batches=interleavings(), size=st.integers(1, 7))
 def test_inline_caught_up_in_any_chunks_and_made_anew_are_the_same_rows(backend, batches, size):
     with opened(backend) as another, chunks(size, 1_000):
@@ -147,7 +148,7 @@ def test_inline_caught_up_in_any_chunks_and_made_anew_are_the_same_rows(backend,
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow])
 @given(
     batches=interleavings(),
     who=st.lists(st.integers(0, 2), min_size=60, max_size=60),
@@ -182,7 +183,7 @@ def test_beside_writers_without_projections_and_readers_that_catch_up_no_row_is_
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])
 @given(batches=interleavings(), gap=st.integers(0, 3))
 def test_a_projection_that_halts_costs_no_fact_and_no_other_row(backend, batches, gap):
     with opened(backend) as another, chunks(3, gap):

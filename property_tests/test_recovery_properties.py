@@ -4,6 +4,7 @@ from hypothesis import settings
 
 from eventstore.sqlite import SQLiteLog
 from projections.testing import DaemonMachine
+from tests.examples import examples
 
 
 class OnSQLite(DaemonMachine):
@@ -15,6 +16,6 @@ class OnSQLite(DaemonMachine):
 
 
 TestMemory = DaemonMachine.TestCase
-TestMemory.settings = settings(max_examples=100, stateful_step_count=60)
+TestMemory.settings = settings(max_examples=examples(60), stateful_step_count=60)
 TestSQLite = OnSQLite.TestCase
-TestSQLite.settings = settings(max_examples=30, stateful_step_count=50)
+TestSQLite.settings = settings(max_examples=examples(20), stateful_step_count=50)
