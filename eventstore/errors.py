@@ -25,6 +25,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── NotCovered          a decision by a standing permission that does not stand, or does not say so
     │   ├── LimitReached        a run has as many labels, open questions or open calls as it may have
     │   ├── QueueFull           as many runs wait as may wait
+    │   ├── StepLimitReached    a run, or a job, has made as many steps as it may make
     │   ├── SelfReference       a run as its own parent, or as the run that it continues
     │   ├── VersionBeyondEnd    a run cannot be continued from a version that it does not have
     │   ├── AgentDiffers        the run to go on from was another agent's
@@ -38,6 +39,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── ProjectionHalted        a projection raised at an entry and stands still there
     ├── RebuildSuperseded       another rebuild of the same table began
     ├── RunNotFound             no run of that id
+    ├── JobNotFound             no run is part of a job of that id
     ├── LineageBroken           a run goes on from one that is not there, or from itself
     ├── CannotOpen              not a database of ours, not readable, or not there
     ├── NewerDatabase           written by a newer release
@@ -422,6 +424,21 @@ class NoCheckpoint(Refused):
         )
 
 
+class StepLimitReached(Refused):
+    """A run, or a job, has made as many steps as it may make."""
+
+    subject: str
+    """Which run, or which job."""
+    steps: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subject} has made {self.steps} of at most {self.limit} steps and may make no more; "
+            "raise step_limit with `runs.configure`, or go on with a new run that has a higher one"
+        )
+
+
 class ImportRefused(Refused):
     """A line of an import file; nothing of that file was written."""
 
@@ -533,6 +550,15 @@ class LineageBroken(EventStoreError):
             f"the runs that {self.run_id} goes on from cannot be followed beyond {self.ancestor}, which {self.reason}; "
             "bring it into this log, or submit the run anew"
         )
+
+
+class JobNotFound(EventStoreError):
+    """No run is part of a job of that id."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"there is no job {self.job_id}; list the jobs with `runfold jobs`"
 
 
 class CannotOpen(EventStoreError):

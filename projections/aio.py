@@ -218,7 +218,8 @@ class AsyncAttempt:
             Committed: the task was cancelled, but the events stand.
             asyncio.CancelledError: the task was cancelled, and nothing was written.
         """
-        return await self._stream.append(*events, attempt=self.number, **options)
+        provided = self.attempt.provided(events)
+        return await self._stream.append(*events, attempt=self.number, provided=provided, **options)
 
     async def queued(self) -> Any:
         """The event that submitted the run: its workflow, input, labels and config."""

@@ -32,6 +32,7 @@ from eventstore.errors import (
     Waiting,
 )
 from eventstore.payloads import Json, digest
+from eventstore.settings import known
 from eventstore.workflow import (
     ConfirmationRequested,
     ConfirmationResolved,
@@ -51,14 +52,17 @@ from projections import calling, delegation
 from projections.lineage import inherited_checkpoint
 from projections.policies import approval, approvals
 from projections.retrying import after_failure
+from projections.steps import looking
 from projections.streaming import Delta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from eventstore.codec import Recorded
+    from eventstore.log import Writing
     from eventstore.store import EventStore, Stream
+    from projections.steps import Steps
     from projections.streaming import Channel
     from projections.system import System
 
@@ -118,10 +122,12 @@ class Attempt:
         system: System,
         done: Callable[[Callable[[], None] | None], None],
         channel: Channel,
+        steps: Steps,
     ) -> None:
         self.stream = stream
         """The run's own stream."""
         self._channel = channel
+        self._steps = steps
         self._system = system
         self._done = done
         self.run_id: str = stream.name
@@ -136,9 +142,15 @@ class Attempt:
     # --- what is known ------------------------------------------------------------------------------------------
 
     @cached_property
+    def _queued(self) -> Recorded:
+        # The first event, but for notes that stood there before; a page of a long history is not read for it.
+        pages = (self.stream.read(limit=1), self.stream.read())
+        return next(item for page in pages for item in page if item.kind is RunQueued)
+
+    @property
     def queued(self) -> RunQueued:
         """The event that submitted the run: its workflow, input, labels and config."""
-        return next(item.event for item in self.stream.read() if item.kind is RunQueued)  # type: ignore[no-any-return]
+        return self._queued.event  # type: ignore[no-any-return]
 
     @property
     def workflow(self) -> str:
@@ -191,8 +203,22 @@ class Attempt:
 
         Raises:
             Fenced: another attempt began, or the run ended; nothing was written.
+            StepLimitReached: a checkpoint of one step more than the run, or its job, may make; nothing was written.
         """
-        return self.stream.append(*events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at)
+        return self.stream.append(
+            *events, attempt=self.number, key=key, meta=meta, occurred_at=occurred_at, provided=self.provided(events)
+        )
+
+    def provided(self, events: Iterable[object]) -> Callable[[Writing], None] | None:
+        """What must hold for these events in the write transaction, beside what the machine says; None for nothing."""
+        look = looking(self._steps, self.run_id, events)
+        return look if look is not None and self._counted else None
+
+    @property
+    def _counted(self) -> bool:
+        """Whether a limit of steps may concern the run: of its job, or of its settings as they were last seen."""
+        configured = self.stream.state.configured != self._queued.version
+        return configured or self.queued.job_id is not None or known(self.queued.config).step_limit is not None
 
     def call(
         self,
@@ -308,7 +334,7 @@ class Attempt:
         first; what the others gave is recorded, and `delegate` of that call alone gives it.
         """
         return delegation.results(
-            self.stream, self.number, children, job_id=self.queued.job_id, provided=lambda _queued, _writing: None
+            self.stream, self.number, children, job_id=self.queued.job_id, provided=self._steps.admit
         )
 
     def ask(

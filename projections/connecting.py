@@ -17,6 +17,7 @@ from eventstore.store import EventStore
 from eventstore.workflow import RUN
 from projections.checkpoints import CHECKPOINTS
 from projections.confirmations import CONFIRMATIONS
+from projections.job_rows import JOBS
 from projections.leases import Presence
 from projections.logs import LOGS
 from projections.memory import MemoryTables
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
-BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS)
+BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS, JOBS)
 
 
 @frozen

@@ -27,6 +27,7 @@ from projections.workflow_runs import RunRow
 if TYPE_CHECKING:
     from projections.confirmations import ConfirmationRow
     from projections.leases import Presence
+    from projections.steps import Steps
     from projections.streaming import Channel
     from projections.system import System
     from projections.views import View
@@ -54,6 +55,7 @@ class Worker:
         presence: Presence,
         system: System,
         channel: Channel,
+        steps: Steps,
     ) -> None:
         if not timedelta(0) < lease <= timedelta(days=1):
             raise InvalidArgument("lease", str(lease), "must be more than nothing and at most a day")
@@ -66,6 +68,7 @@ class Worker:
         self._presence = presence
         self._system = system
         self._channel = channel
+        self._steps = steps
         self._max_crashes = 3
         self._active = 0
         self._unsaid: list[Callable[[], None]] = []
@@ -302,7 +305,7 @@ class Worker:
             return None
         with self._counting:
             self._active += 1
-        return Attempt(stream, self._system, self._finished, self._channel)
+        return Attempt(stream, self._system, self._finished, self._channel, self._steps)
 
     def _finished(self, unsaid: Callable[[], None] | None) -> None:
         with self._counting:

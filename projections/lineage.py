@@ -107,7 +107,7 @@ def fork(
             raise AgentDiffers(run_id, queued.agent, agent)
         if spec_hash is not None and spec_hash != queued.spec_hash:
             raise SpecDiffers(run_id, queued.spec_hash, spec_hash)
-        if needs_checkpoint and _checkpoint(store, reading, run_id, origin) is None:
+        if needs_checkpoint and checkpoint_before(store, reading, run_id, origin) is None:
             raise NoCheckpoint(run_id, origin.version)
         configured = latest(store, reading, run_id, RunConfigured, upto=origin.version)
         inherited = {name: getattr(queued, name) for name in ("input", "agent", "spec_hash", "job_id")}
@@ -131,7 +131,7 @@ def inherited_checkpoint(store: EventStore, run_id: str, continues: Continues | 
         LineageBroken: the chain leads to a run that is not there, or back to itself.
     """
     with store.reading() as reading:
-        return _checkpoint(store, reading, run_id, continues)
+        return checkpoint_before(store, reading, run_id, continues)
 
 
 def latest(store: EventStore, reading: Reading, run_id: str, kind: type, *, upto: int) -> Recorded | None:
@@ -148,7 +148,8 @@ def latest(store: EventStore, reading: Reading, run_id: str, kind: type, *, upto
     return None
 
 
-def _checkpoint(store: EventStore, reading: Reading, run_id: str, link: Continues | None) -> Recorded | None:
+def checkpoint_before(store: EventStore, reading: Reading, run_id: str, link: Continues | None) -> Recorded | None:
+    """As `inherited_checkpoint`, within a view or transaction of the caller's."""
     seen: set[str] = set()
     while link is not None:
         if link.run_id in seen:

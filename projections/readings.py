@@ -84,11 +84,25 @@ class ToolCall:
     output: Json = None
     is_error: bool = False
     returned_at: datetime | None = None
+    after_step: int = 0
+    """The step of the run's latest checkpoint when it was opened: it belongs to the step that follows that one."""
 
     @property
     def open(self) -> bool:
         """Whether it has not come back."""
         return self.returned_at is None
+
+
+@frozen
+class Checkpoint:
+    """A run's state after a step, and its place."""
+
+    run_id: str
+    step: int
+    state: Json
+    version: int
+    attempt: int | None
+    at: datetime
 
 
 @frozen
@@ -118,11 +132,14 @@ def saved(recorded: Iterable[Recorded]) -> Iterator[Saved]:
 def calls(recorded: Iterable[Recorded]) -> list[ToolCall]:
     """The tool calls among a run's events, in the order in which they were first opened; pure."""
     found: dict[str, ToolCall] = {}
+    step = 0
     for item in recorded:
-        if item.kind is ToolCalled:
+        if item.kind is CheckpointSaved:
+            step = step_of(item)
+        elif item.kind is ToolCalled:
             event: ToolCalled = item.event
             found[event.call_id] = ToolCall(
-                event.call_id, event.tool, event.input, item.attempt, item.time, event.parent_call_id
+                event.call_id, event.tool, event.input, item.attempt, item.time, event.parent_call_id, after_step=step
             )
         elif item.kind is ToolReturned:
             back: ToolReturned = item.event
@@ -130,6 +147,36 @@ def calls(recorded: Iterable[Recorded]) -> list[ToolCall]:
                 found[back.call_id], output=back.output, is_error=back.is_error, returned_at=item.time
             )
     return list(found.values())
+
+
+def checkpoints(recorded: Iterable[Recorded]) -> Iterator[Checkpoint]:
+    """The checkpoints among the events of runs, in order; pure."""
+    for item in recorded:
+        if item.kind is CheckpointSaved:
+            event: CheckpointSaved = item.event
+            yield Checkpoint(item.stream, event.step, event.state, item.version, item.attempt, item.time)
+
+
+def upto(recorded: Iterable[Recorded], step: int | None) -> Iterator[Recorded]:
+    """A run's events up to and with the checkpoint of a step; all of them for None, or where it came less far; pure.
+
+    Where no checkpoint is of this very step, the one before it is the last, and what was on the way to a later one is
+    left out.
+    """
+    held: list[Recorded] = []
+    for item in recorded:
+        if step is None or item.kind is not CheckpointSaved:
+            held.append(item)
+            if step is None:
+                yield held.pop()
+            continue
+        if (reached := step_of(item)) > step:
+            return
+        yield from (*held, item)
+        held.clear()
+        if reached == step:
+            return
+    yield from held
 
 
 def settings(recorded: Iterable[Recorded]) -> Iterator[Configured]:

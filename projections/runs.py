@@ -30,6 +30,8 @@ from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.finding import find
+from projections.job_rows import JOBS
+from projections.jobs import Jobs
 from projections.logs import LOGS
 from projections.meta import META
 from projections.notes import Logs, Meta
@@ -38,6 +40,7 @@ from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
 from projections.saves import Saves
 from projections.sessions import Sessions
+from projections.steps import Steps
 from projections.streaming import KEPT, Channel, Listener
 from projections.submitting import Submitting
 from projections.transcripts import Transcript
@@ -79,8 +82,17 @@ class Runs(Submitting):
         self.usage = self.view(USAGE)
         self.texts = self.view(texts.TEXTS)
         self.sessions = Sessions(store, self.workflow_runs, system)
+        self._steps = Steps(store, projector)
         self.logs = Logs(store, self.view(LOGS))
         self.meta = Meta(store, self.view(META))
+        self.jobs = Jobs(
+            store,
+            steps=self._steps,
+            jobs=self.view(JOBS),
+            workflow_runs=self.workflow_runs,
+            saved=self.checkpoints,
+            usage=self.usage,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -222,6 +234,7 @@ class Runs(Submitting):
             presence=self._presence,
             system=self._system,
             channel=self._channel,
+            steps=self._steps,
         )
 
     def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> Listener:
@@ -343,6 +356,14 @@ class Runs(Submitting):
             RunNotFound: no run of that id.
         """
         return readings.calls(self._stream(run_id).read())
+
+    def events(self, run_id: str, *, upto_step: int | None = None) -> Iterator[Recorded]:
+        """The events of a run, in order; only up to and with the checkpoint of a step if one is named.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return readings.upto(self._stream(run_id).read(), upto_step)
 
     def settings(self, run_id: str) -> Json:
         """A run's settings as they stand: its `config`; None if it never had any.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventstore.errors import InvalidArgument, KeyReused, QueueFull
+from eventstore.limits import check_name
 from eventstore.settings import check_settings
 from eventstore.workflow import RUN, Continues, Phase, RunQueued
 from projections import lineage
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from eventstore.payloads import Json
     from eventstore.store import EventStore
     from projections.projector import Projector
+    from projections.steps import Steps
     from projections.system import System
 
 
@@ -29,6 +31,7 @@ class Submitting:
     store: EventStore
     _projector: Projector
     _system: System
+    _steps: Steps
 
     def submit(
         self,
@@ -71,6 +74,7 @@ class Submitting:
 
         Raises:
             QueueFull: as many wait as may.
+            StepLimitReached: its job has made all the steps that it may make.
             RunNotFound: no run is its parent, or the one that it continues.
             SelfReference: it is itself the one or the other.
             VersionBeyondEnd: the run that it continues has not come that far.
@@ -82,6 +86,8 @@ class Submitting:
             made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
             run_id = f"run-{made_up[:16]}"
         check_settings(config)
+        if job_id is not None:
+            check_name("job_id", job_id)
         event = RunQueued(
             workflow=workflow,
             input=input,
@@ -155,6 +161,7 @@ class Submitting:
 
     def _admit(self, run_id: str, event: RunQueued, max_queued: int | None, writing: Writing) -> None:
         lineage.admit(self.store, writing, run_id, parent_id=event.parent_id, continues=event.continues)
+        self._steps.admit(event, writing)
         if max_queued is not None:
             self._room(writing, event.workflow, max_queued)
 

@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from eventstore.changing import changed
 from eventstore.payloads import Json
+from eventstore.settings import known
 from eventstore.workflow import (
     TRANSITIONS,
     ConfirmationExpired,
@@ -81,6 +82,8 @@ class RunRow:
     labels: Json = field(factory=dict)
     config_version: int | None = None
     """Version of the event that holds its settings; None if it never had any."""
+    step_limit: int | None = None
+    """As its settings say."""
     position: int = 0
     """Of its first event: the order of arrival."""
 
@@ -100,6 +103,7 @@ def _queued(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
         "not_before": event.not_before,
         "labels": event.labels,
         "config_version": None if event.config is None else recorded.version,
+        "step_limit": known(event.config).step_limit,
     }
 
 
@@ -160,7 +164,7 @@ def _described(row: RunRow, recorded: Recorded) -> dict[str, Any]:
 
 
 def _configured(_row: RunRow, recorded: Recorded) -> dict[str, Any]:
-    return {"config_version": recorded.version}
+    return {"config_version": recorded.version, "step_limit": known(recorded.event.config).step_limit}
 
 
 def _asked(row: RunRow, _recorded: Recorded) -> dict[str, Any]:
@@ -212,5 +216,6 @@ WORKFLOW_RUNS: Projection[RunRow] = Projection(
         ("agent", "position"),
         ("started_at",),
         ("continues_id",),
+        ("job_id", "position"),
     ),
 )

@@ -280,7 +280,7 @@ def test_export_and_import_through_files_and_pipes(traced, tmp_path):
     )
     assert (
         runfold("rebuild", "y.db", "--check").stdout
-        == f"{len(BUILT_IN)} tables of 11 rows agree with the log of 32 events\n"
+        == f"{len(BUILT_IN)} tables of 12 rows agree with the log of 32 events\n"
     )
 
 

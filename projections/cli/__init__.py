@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "search": ("projections.cli.search", "Find messages, titles and summaries by their words."),
         "tree": ("projections.cli.tree", "Draw a run and all under it, with what they spent."),
         "messages": ("projections.cli.messages", "Tell what was said in a run."),
+        "jobs": ("projections.cli.jobs", "List jobs, the newest first; or show one, with its runs."),
         "cancel": ("projections.cli.runs", "End a run from outside, at once."),
         "interrupt": ("projections.cli.runs", "Ask a run to stop."),
         "settle": ("projections.cli.questions", "Say how a call ended that never returned."),

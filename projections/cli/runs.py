@@ -103,7 +103,7 @@ def runs(  # noqa: PLR0917 - click names them all
     if as_json:
         output.document(page)
     elif page:
-        _table(page)
+        run_table(page)
     elif not more:
         output.say("no runs" if not (filters or phases or after or offset) else "no runs of that kind")
     if more:
@@ -133,7 +133,8 @@ def _row(runs: Runs, run_id: str) -> RunRow:
     return row
 
 
-def _table(rows: list[RunRow]) -> None:
+def run_table(rows: list[RunRow]) -> None:
+    """Print runs, a line each."""
     now = output.now()
     output.table(
         "run", "phase", "workflow", "attempt", "queued", "what",
