@@ -151,6 +151,11 @@ class AsyncWorker:
     recover = _awaited(Worker.recover)
     expire = _awaited(Worker.expire)
 
+    async def take(self, run_id: str) -> AsyncAttempt | None:
+        """Take up this very run; see `Worker.take`."""
+        attempt = await self._loop.run(self.worker.take, run_id)
+        return None if attempt is None else AsyncAttempt(attempt, self._loop)
+
     async def claim(self, workflows: Iterable[str] | None = None, wait: float = 0.0) -> AsyncAttempt | None:
         """Take up the next run; see `Worker.claim`."""
         wanted = None if workflows is None else tuple(workflows)

@@ -7,7 +7,6 @@ one that began and never returned is not made again unless the caller says so.
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,18 +15,12 @@ from attrs import frozen
 
 from eventstore.changing import changed
 from eventstore.errors import (
-    CannotOpen,
     ChildrenOpen,
-    DatabaseBusy,
     DigestMismatch,
     Fenced,
-    ForkedStore,
     IllegalTransition,
-    LostTail,
     NotApproved,
-    OutcomeUnknown,
     QuestionOpen,
-    StoreClosed,
     Unreturned,
     Waiting,
 )
@@ -38,8 +31,6 @@ from eventstore.workflow import (
     ConfirmationResolved,
     Error,
     Phase,
-    RunFailed,
-    RunInterrupted,
     RunPaused,
     RunQueued,
     RunRequeued,
@@ -49,6 +40,7 @@ from eventstore.workflow import (
     bound,
 )
 from projections import calling, delegation
+from projections.leaving import is_of, last_word, storable
 from projections.lineage import inherited_checkpoint
 from projections.policies import approval, approvals
 from projections.retrying import after_failure
@@ -61,13 +53,11 @@ if TYPE_CHECKING:
 
     from eventstore.codec import Recorded
     from eventstore.log import Writing
-    from eventstore.store import EventStore, Stream
+    from eventstore.store import Stream
     from projections.steps import Steps
     from projections.streaming import Channel
     from projections.system import System
 
-MAX_MESSAGE = 10_000
-"""Characters of an exception's message that are kept."""
 _IDLE = timedelta(seconds=1)
 """How long a run waits that was left as it was found."""
 _LOOK = 0.05
@@ -468,7 +458,7 @@ class Attempt:
         state = self.stream.refresh().state
         if state.phase is not Phase.STARTED or state.attempt != self.number:
             return  # it ended, was parked by its own hand, or is another's
-        word = _last_word(state, self.run_id, error, store_failed=_is_of(self.stream.store, error))
+        word = last_word(state, self.run_id, error, store_failed=is_of(self.stream.store, error))
         if error is None and isinstance(word, RunPaused) and self.stream.version == self._begun_at:
             # A handler that forgets its ending would else be given the run again at once, for ever: 200 times a second.
             word = changed(word, until=self._system.now() + _IDLE, reason="left without having done anything")
@@ -476,35 +466,3 @@ class Attempt:
             self.append(word)
         except (Fenced, IllegalTransition):
             return  # somebody ended it between the look and the word
-
-
-def _is_of(store: EventStore, error: BaseException | None) -> bool:
-    """Whether it is this store that failed, and not the run: its own errors, and its driver's, which bear its note."""
-    match error:
-        case StoreClosed():
-            return store.closed
-        case CannotOpen() | DatabaseBusy() | ForkedStore() | LostTail() | OutcomeUnknown():
-            return error.url == store.log.url
-    return any(store.log.url in note for note in getattr(error, "__notes__", ()))
-
-
-def _last_word(state: RunState, run_id: str, error: BaseException | None, *, store_failed: bool = False) -> object:
-    """The event that ends or parks a run whose worker leaves by this exception (None: unfinished); pure."""
-    if isinstance(error, Waiting) and error.stream == run_id:
-        return RunPaused("person", reason=f"waits for an answer to {', '.join(error.call_ids)}")
-    if isinstance(error, ChildrenOpen) and error.stream == run_id:
-        return RunPaused("run", reason=storable(f"waits for the end of {', '.join(error.run_ids)}"))
-    if isinstance(error, Unreturned) and error.stream == run_id:
-        return RunPaused("operator", reason=str(error))
-    if isinstance(error, Exception) and not isinstance(error, CancelledError) and not store_failed:
-        return RunFailed(Error(type(error).__name__, storable(str(error))))
-    if state.interrupt_requested:
-        return RunInterrupted(reason="interrupt requested")
-    if store_failed:
-        return RunPaused("worker", reason=storable(f"the store failed: {error}"))
-    return RunPaused("worker", reason="left unfinished" if error is None else f"{type(error).__name__} in the worker")
-
-
-def storable(text: str) -> str:
-    """Text as near to this as the log takes: no lone surrogates, no NUL, bounded."""
-    return text[:MAX_MESSAGE].encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

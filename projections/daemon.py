@@ -12,10 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from eventstore.errors import InvalidArgument, Refused, StoreClosed, WorkerClosed
+from eventstore.errors import InvalidArgument, Refused, RunNotFound, StoreClosed, WorkerClosed
 from eventstore.limits import check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
@@ -222,6 +222,25 @@ class Worker:
                 return None
             self._system.sleep(min(left, _LOOK))
 
+    def take(self, run_id: str) -> Attempt | None:
+        """Take up this very run, for a program that knows which it wants.
+
+        Returns:
+            An attempt, begun and durable; None if it may not be taken up now: another worker holds it, it waits for
+            something, or it has ended.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        if self._closed.is_set():
+            raise WorkerClosed(self.id)
+        self._say_last_words()
+        row = self._runs.get(run_id)
+        if row is None:
+            raise RunNotFound(run_id)
+        may = row.phase is Phase.STARTED or self._runnable(row, self._system.now())
+        return self._take(row) if may else None
+
     def claims(self, workflows: Iterable[str] | None = None, *, limit: int = 1) -> Iterator[Attempt]:
         """Take up runs as they come, until `stop`.
 
@@ -251,17 +270,19 @@ class Worker:
             self._keep(self._started(**only)[1])
             yield from self._kept(workflows)
         for row in self._runs.each(phase=Phase.PAUSED, order="position", **only):
-            children = 0
-            if row.waiting_for == "run":
-                active = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
-                children = self._runs.count(parent_id=row.run_id, phase=active)
-            if runnable(row, now, open_children=children) and self._worth_a_look(row):
+            if self._runnable(row, now) and self._worth_a_look(row):
                 yield row
         page: list[RunRow] = []
         while page := self._runs.where(
             phase=Phase.QUEUED, order=("-priority", "position"), limit=_PAGE, after=page[-1] if page else None, **only
         ):
             yield from (row for row in page if runnable(row, now))
+
+    def _runnable(self, row: RunRow, now: datetime) -> bool:
+        children = 0
+        if row.waiting_for == "run":
+            children = self._runs.count(parent_id=row.run_id, phase=[Phase.QUEUED, Phase.STARTED, Phase.PAUSED])
+        return runnable(row, now, open_children=children)
 
     def _some_are_lost(self, only: dict[str, Any]) -> bool:
         """Whether more runs are started than living workers hold: two counts in place of all the rows."""
