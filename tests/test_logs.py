@@ -171,15 +171,24 @@ def test_more_streams_than_handles_are_kept_are_written_to_all_the_same(runs, mo
     assert [entry.version for entry in runs.logs.where(stream="of-4")] == [1, 2]
 
 
-@pytest.mark.parametrize("events", [[], [MetaSet("a")], [RunQueued("deploy"), RunStarted("w1")]])
-@pytest.mark.parametrize("machine", [None, NOTES])
-def test_a_long_stream_of_notes_is_opened_as_it_would_be_folded(world, events, machine):
+RUN_BEGINS = [RunQueued("deploy"), RunStarted("w1")]
+
+
+@pytest.mark.parametrize(
+    ("machine", "before", "behind"),
+    [
+        (None, [], []),
+        (None, [], [MetaSet("a")]),
+        (None, [MetaSet("a")], []),
+        (None, [], RUN_BEGINS),
+        (NOTES, [], []),
+        (NOTES, [MetaSet("a")], [MetaSet("b")]),
+    ],
+)
+def test_a_long_stream_of_notes_is_opened_as_it_would_be_folded(world, machine, before, behind):
     store = world.runs().store
-    store.append("long", *[LogRecorded("s", "k")] * 10)
-    for event in events:
+    for event in (*before, *[LogRecorded("s", "k")] * 12, *behind):
         store.append("long", event)
-    if machine is NOTES and RunQueued in map(type, events):
-        return
 
     with store.reading() as reading:
         opened = store.opening.fold(reading, "long", store.gate.start(machine))

@@ -1,7 +1,7 @@
 """What goes wrong elsewhere, and cannot here: a test for each row of our list, named after its story.
 
-Each docstring quotes the row. Rows about archives, rounds, blobs, files, parent chains and sizes on disk belong to the
-issues that bring those.
+Each docstring quotes the row. Rounds and chains of sessions are in `test_peers_sessions`; rows about archives, blobs,
+files and sizes on disk get theirs with these.
 """
 
 import itertools
