@@ -24,7 +24,7 @@ from eventstore.errors import (
     SpecDiffers,
     VersionBeyondEnd,
 )
-from eventstore.limits import PAGE
+from eventstore.limits import PAGE, check_name
 from eventstore.workflow import RUN, CheckpointSaved, Continues, RunConfigured, RunQueued
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def fork(
         RunNotFound, VersionBeyondEnd, AgentDiffers, SpecDiffers, NoCheckpoint, InvalidArgument: as
             `Runs.continue_from` says.
     """
+    check_name("run_id", run_id)
     with store.reading() as reading:
         origin = Continues(run_id, reading.version(run_id) if version is None else version)
         admit(store, reading, None, continues=origin)

@@ -256,6 +256,9 @@ def test_a_run_that_is_not_there_or_was_never_queued_cannot_be_gone_on_from(runs
 
     with Refusal(runs, RunNotFound, "no run nobody"):
         runs.continue_from("nobody")
+    for name in ("a/b", "\ud800", "", 7):
+        with Refusal(runs, InvalidArgument, "run_id"):
+            runs.continue_from(name)
     with Refusal(runs, InvalidArgument, "dropped before it was queued"):
         runs.continue_from("dropped", needs_checkpoint=False)
 

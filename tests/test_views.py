@@ -1,5 +1,6 @@
 """Views: typed rows, filters that are values and never SQL, pages that give every row once."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from eventstore.errors import InvalidArgument
 from eventstore.workflow import Phase
 from projections import Range
+from projections.sqlite import SQLiteTables
 from tests.world import World
 
 
@@ -78,6 +80,30 @@ def test_rows_come_in_the_order_that_was_asked_for_and_ties_by_key(runs):
     assert ids(view.where(order="-priority")) == ["2", "5", "1", "4", "0", "3", "6"]
     assert ids(view.where(order=("agent", "-position"))) == ["2", "1", "0", "6", "5", "4", "3"]
     assert ids(view.where(order="-run_id", limit=2)) == ["6", "5"]
+
+
+def test_lists_by_what_runs_are_asked_for_go_over_an_index(tmp_path, monkeypatch):
+    world = World(tmp_path)
+    runs, plans = world.runs(), []
+    honest = SQLiteTables.select
+
+    def explained(tables, transaction, table, wanted):
+        execute = transaction.execute
+        asked = []
+        monkeypatch.setattr(transaction, "execute", lambda *sql: (asked.append(sql), execute(*sql))[1], raising=False)
+        rows = honest(tables, transaction, table, wanted)
+        sql, values = asked[-1]
+        plans.extend(row[3] for row in execute(f"EXPLAIN QUERY PLAN {sql}", values) if "TEMP" not in row[3])
+        return rows
+
+    monkeypatch.setattr(SQLiteTables, "select", explained)
+    for filters in ({"agent": "a"}, {"parent_id": None}, {"parent_id": "p"}, {"phase": "queued"}):
+        runs.workflow_runs.where(order="position", limit=5, **filters)
+    runs.workflow_runs.where(order="-started_at", limit=5, started_at=Range(start=world.now))
+    world.close()
+
+    names = [re.search("INDEX workflow_runs_(.*)_[0-9a-f]{8} ", plan)[1] for plan in plans]
+    assert names == ["agent_position", "parent_id_position", "parent_id_position", "phase_position", "started_at"]
 
 
 def test_a_page_can_be_had_by_its_number(runs):

@@ -92,6 +92,12 @@ def test_a_run_that_goes_back_into_the_queue_tells_until_when():
     assert (row.phase, row.not_before, row.reason) == ("queued", LATER, "retry")
 
 
+def test_a_drain_between_two_failures_makes_none_of_them_forgotten():
+    failed = (RunRequeued("retry", failures=2), RunStarted("w2"))
+
+    assert folded(*BEGUN, *failed, RunRequeued("drained")).failures == 2
+
+
 @pytest.mark.parametrize(
     ("event", "phase"),
     [
