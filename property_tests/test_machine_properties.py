@@ -207,7 +207,7 @@ def timeless(state):
     questions = state.questions
     for call_id, question in state.questions.items():
         questions = questions.insert(call_id, evolve(question, at=None))
-    return evolve(state, questions=questions)
+    return state._replace(questions=questions)
 
 
 @given(histories(RUN, max_size=20))
