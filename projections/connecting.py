@@ -29,6 +29,7 @@ from projections.system import System
 from projections.texts import TEXTS
 from projections.usage import USAGE
 from projections.workflow_runs import WORKFLOW_RUNS
+from projections.working_folders import WORKING_FOLDERS
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
-BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS, JOBS)
+BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS, JOBS, WORKING_FOLDERS)
 
 
 @frozen

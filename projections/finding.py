@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eventstore.errors import InvalidArgument
-from eventstore.limits import MAX_ROWS
+from eventstore.limits import check_limit
 from projections.searching import parse
 from projections.tables import Range
 from projections.texts import Found, found
@@ -29,8 +28,7 @@ def find(view: View[TextRow], query: str, *, run_id: str | None, limit: int, bef
         InvalidArgument: a query that does not parse, a limit or a position that cannot be.
         StaleProjection, ProjectionHalted: the table `texts` cannot answer, and why.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_ROWS:
-        raise InvalidArgument("limit", limit, f"must be 1 to {MAX_ROWS}; go on with before=")
+    check_limit(limit)
     wanted = parse(query)
     filters: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
     rows = view.search(query, order="-position", limit=limit, position=Range(stop=before), **filters)

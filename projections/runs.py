@@ -49,6 +49,7 @@ from projections.usage import USAGE
 from projections.verifying import Verification, verify
 from projections.views import View
 from projections.workflow_runs import WORKFLOW_RUNS
+from projections.working_folders import WORKING_FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ class Runs(Submitting):
         self.confirmations = self.view(CONFIRMATIONS)
         self.usage = self.view(USAGE)
         self.texts = self.view(texts.TEXTS)
-        self.sessions = Sessions(store, self.workflow_runs, system)
+        self.sessions = Sessions(store, self.workflow_runs, self.view(WORKING_FOLDERS), system)
         self._steps = Steps(store, projector)
         self.logs = Logs(store, self.view(LOGS))
         self.meta = Meta(store, self.view(META))

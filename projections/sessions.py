@@ -14,10 +14,12 @@ from attrs import frozen
 
 from eventstore.changing import changed
 from eventstore.errors import RunNotFound
-from eventstore.limits import PAGE, check_name
-from eventstore.workflow import RUN
+from eventstore.limits import PAGE, check_limit, check_name
+from eventstore.workflow import RUN, Phase
 from projections.configuring import EVERY_TOOL, grant, withdraw
 from projections.readings import HistoryMessage, Round, window
+from projections.tables import Range
+from projections.tools import uses
 from projections.transcripts import Transcript
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from eventstore.store import EventStore, Stream
     from eventstore.workflow import RunState
     from projections.system import System
+    from projections.tools import ToolUse
     from projections.views import View
     from projections.workflow_runs import RunRow
+    from projections.working_folders import FolderRow
 
 
 @frozen
@@ -60,12 +64,16 @@ class Sessions:
     Args:
         store: whose runs.
         workflow_runs: their rows.
+        working_folders: where they worked.
         system: whose clock says until when a permission stands.
     """
 
-    def __init__(self, store: EventStore, workflow_runs: View[RunRow], system: System) -> None:
+    def __init__(
+        self, store: EventStore, workflow_runs: View[RunRow], working_folders: View[FolderRow], system: System
+    ) -> None:
         self._store = store
         self._runs = workflow_runs
+        self._folders = working_folders
         self._system = system
 
     def ancestors(self, run_id: str) -> list[Ancestor]:
@@ -169,6 +177,40 @@ class Sessions:
             RunNotFound: no run of that id.
         """
         return Transcript(self._store, self._row(run_id).run_id).count_rounds()
+
+    # --- tools and folders ------------------------------------------------------------------------------------------
+
+    def tool_uses(self, run_id: str) -> list[ToolUse]:
+        """What a run asked about, was allowed, called and got back, tied together by the call id, in order.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        return uses(self._stream(run_id).read())
+
+    def pending(self) -> Iterator[ToolUse]:
+        """What waits for a person or for a tool, over all runs that have not ended; the longest standing run first.
+
+        It reads the streams of such runs, each as it is then.
+        """
+        for row in self._runs.each(phase=[Phase.STARTED, Phase.PAUSED], order="position"):
+            stream = self._store.stream(row.run_id, RUN)
+            state = stream.refresh().state
+            if state.unreturned or state.unanswered:
+                yield from (use for use in uses(stream.read()) if use.waits_for)
+
+    def folders(self, limit: int = 20, *, before: int | None = None) -> list[FolderRow]:
+        """The working folders that runs named in their settings, the latest used first.
+
+        Args:
+            limit: at most so many, from 1 to 10,000.
+            before: those last used before this position: that of the last one of the page before.
+
+        Raises:
+            InvalidArgument: a limit or a position that cannot be.
+        """
+        check_limit(limit)
+        return self._folders.where(order="-position", limit=limit, position=Range(stop=before))
 
     # --- permissions ------------------------------------------------------------------------------------------------
 
