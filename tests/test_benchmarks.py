@@ -175,6 +175,15 @@ def test_a_moment_belongs_to_the_innermost_stopwatch_that_runs():
     assert (watches.calls["inner"], watches.within["outer"]) == (2, 2)
 
 
+def test_what_a_stopwatch_costs_is_told_though_one_look_was_held_up():
+    ticks = itertools.count()
+    held_up = iter([0, 5_000])
+
+    costs = profile._Stopwatches(now=lambda: 10 * next(ticks) + (next(held_up, 5_000))).costs()
+
+    assert costs == (10, 10)
+
+
 def test_a_long_wait_counts_for_those_who_would_have_come_meanwhile():
     waits = rebuilding.with_those_behind([0.001, 0.018, 0.004])
 
