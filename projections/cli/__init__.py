@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Log": {
         "events": ("projections.cli.log", "List events, in the order of the log."),
         "tail": ("projections.cli.log", "Show the last events, and follow new ones."),
-        "log": ("projections.cli.notes", "List generic entries by source, kind, ref and time."),
+        "log": ("projections.cli.notes", "List generic entries (LogRecorded), in the order of the log."),
         "import": ("projections.cli.log", "Append events from JSON Lines files."),
         "export": ("projections.cli.log", "Write the log as JSON Lines."),
         "stats": ("projections.cli.log", "Count what there is."),
