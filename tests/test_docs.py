@@ -47,6 +47,13 @@ def test_a_page_shows_what_comes_when_a_reader_does_as_it_says(page):
     assert wrong == [], "\n".join(map(str, wrong))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_no_page_holds_the_mark_of_a_merge_that_nobody_finished(page):
+    marked = [line for line in page.read_text().splitlines() if re.match(r"(<{7}|={7}|>{7})( |$)", line)]
+
+    assert marked == []
+
+
 def test_the_tutorial_kills_a_real_process_and_brings_the_run_to_its_end():
     tutorial = (ROOT / "docs/tutorial/index.md").read_text()
     commands = [
