@@ -19,8 +19,6 @@ from eventstore.errors import (
     DigestMismatch,
     Fenced,
     IllegalTransition,
-    NotApproved,
-    QuestionOpen,
     Unreturned,
     Waiting,
 )
@@ -202,7 +200,15 @@ class Attempt:
     def provided(self, events: Iterable[object]) -> Callable[[Writing], None] | None:
         """What must hold for these events in the write transaction, beside what the machine says; None for nothing."""
         look = looking(self._steps, self.run_id, events)
-        return look if look is not None and self._counted else None
+        if look is None or self._counted:
+            return look
+
+        def since(writing: Writing) -> None:
+            # A limit may have been set by others; where the run stands as it was last seen, none was.
+            if writing.version(self.run_id) != self.stream.version or self._counted:
+                look(writing)
+
+        return since
 
     @property
     def _counted(self) -> bool:
@@ -272,7 +278,7 @@ class Attempt:
         if call is not None and not repeat:
             raise Unreturned(self.run_id, call_id, call.attempt)
         if mine:
-            self._may_repeat(state, call_id)
+            calling.may_repeat(state, self.run_id, call_id, self.number)
         self.append(*opening)
         return False, None
 
@@ -280,16 +286,6 @@ class Attempt:
         """The second half of `call`: write down what the call gave; the output as it was recorded."""
         (returned,) = self.append(ToolReturned(call_id, output))
         return returned.event.output
-
-    def _may_repeat(self, state: RunState, call_id: str) -> None:
-        """A call that this very attempt opened is not opened again; what the gate would say is said here."""
-        if state.phase is not Phase.STARTED or state.attempt != self.number:
-            raise Fenced(self.run_id, "ToolCalled", self.number, state.attempt, str(state.phase))
-        question = state.questions.get(call_id)
-        if question is not None and question.decision is None:
-            raise QuestionOpen(self.run_id, "ToolCalled", (call_id,))
-        if question is not None and question.decision != "approved":
-            raise NotApproved(self.run_id, call_id, question.decision or "")
 
     def delegate(self, call_id: str, workflow: str, *, input: Json = None, **options: Any) -> Json:  # noqa: A002
         """Have another run make a call, and get its output; until it has ended, this run is parked.

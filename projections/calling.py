@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventstore.errors import CallFailed, DigestMismatch
+from eventstore.errors import CallFailed, DigestMismatch, Fenced, NotApproved, QuestionOpen
 from eventstore.payloads import digest
+from eventstore.workflow import Phase, ToolCalled
 
 if TYPE_CHECKING:
     from eventstore.payloads import Json
@@ -53,3 +54,18 @@ def given(stream: Stream[RunState], call_id: str) -> Json:
         return None
     (resolved,) = stream.read(after=question.resolved - 1, limit=1)
     return resolved.event.result
+
+
+def may_repeat(state: RunState, run_id: str, call_id: str, attempt: int) -> None:
+    """Whether an attempt may make a call that it opened itself: opening it anew, the gate would say as much.
+
+    Raises:
+        Fenced, QuestionOpen, NotApproved: it may not.
+    """
+    if state.phase is not Phase.STARTED or state.attempt != attempt:
+        raise Fenced(run_id, ToolCalled.__name__, attempt, state.attempt, str(state.phase))
+    question = state.questions.get(call_id)
+    if question is not None and question.decision is None:
+        raise QuestionOpen(run_id, ToolCalled.__name__, (call_id,))
+    if question is not None and question.decision != "approved":
+        raise NotApproved(run_id, call_id, question.decision or "")

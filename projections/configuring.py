@@ -6,17 +6,18 @@ Between looking and writing somebody else may have changed them too: then the me
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from eventstore.errors import InvalidArgument, KeyReused
 from eventstore.payloads import to_iso
 from eventstore.settings import auto_accept, check_settings, merged
-from eventstore.workflow import POLICY, RunConfigured, RunQueued, RunState
-from projections.policies import approvals
+from eventstore.workflow import RunConfigured, RunQueued, RunState
+from projections.policies import approvals, check_person
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventstore.codec import Recorded
     from eventstore.payloads import Json
@@ -41,6 +42,7 @@ def configure(
 
     `then` gives what is written with it, as follows from the state that the run is in.
     """
+    check_person(by)
     check_settings(dict(changes))
     while True:
         seen = stream.refresh().state.configured
@@ -84,9 +86,7 @@ def grant(
     """Write down a permission, and what it decides at once; see `Sessions.auto_accept`."""
     if not by or not isinstance(by, str):
         raise InvalidArgument("by", by, "must name who grants it")
-    if by == POLICY:
-        raise InvalidArgument("by", by, "is the name of the permissions themselves; let a person grant it")
-    named = [tools] if isinstance(tools, str) else [*tools]
+    named = [tools] if isinstance(tools, str) else [*tools] if isinstance(tools, Iterable) else []
     if not named or not all(isinstance(name, str) and name for name in named):
         raise InvalidArgument("tools", tools, f"must name tools, or be {EVERY_TOOL!r} for all")
     names: Json = EVERY_TOOL if EVERY_TOOL in named else sorted({*named})

@@ -20,6 +20,7 @@ from attrs import field, frozen
 
 from eventstore.errors import CallFailed, ChildrenOpen, InvalidArgument
 from eventstore.payloads import Json, encode_json
+from eventstore.settings import check_settings
 from eventstore.workflow import (
     RUN,
     TRANSITIONS,
@@ -88,6 +89,7 @@ def results(
     for call_id, child in children.items():
         call = calling.standing(stream, call_id, child.workflow, child.input)
         if call is None or call.returned is None:
+            check_settings(child.config)
             new[call_id] = child
     _submit(stream, attempt, new, job_id, provided)
     ends = _ends(stream, new)
@@ -126,10 +128,11 @@ def _submit(
     ]
     if not opening and not missing:
         return
-    handles, jobs = [], []
-    if opening:
-        handles.append(stream)
-        jobs.append(stream.job(*opening, attempt=attempt))
+    # What this attempt opened itself, by other means than this, is not opened again: the gate's word is said here.
+    begun = {call_id for call_id, run_id in ids.items() if run_id in missing} - {call.call_id for call in opening}
+    parent = stream.job(*opening, attempt=attempt)
+    handles: list[Stream[RunState]] = [stream]
+    jobs = []
     for run_id, child in missing.items():
         queued = RunQueued(
             child.workflow,
@@ -147,7 +150,10 @@ def _submit(
         jobs.append(handle.job(queued, provided=_looking(provided, queued)))
 
     def together(transaction: Writing) -> list[Any]:
-        return [job(transaction) for job in jobs]
+        placed = parent(transaction)
+        for call_id in begun:
+            calling.may_repeat(placed[0].state, stream.name, call_id, attempt)
+        return [placed, *(job(transaction) for job in jobs)]
 
     for handle, placed in zip(handles, store.log.write(together, shared=True), strict=True):
         handle.took(placed)

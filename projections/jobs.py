@@ -117,7 +117,7 @@ class Jobs:
         """
         last = None
         if after is not None:
-            last = self._row(after if isinstance(after, str) else after.job_id)
+            last = self._row(after.job_id if isinstance(after, Job) else after)
         return [self._job(row) for row in self._jobs.where(order="-position", limit=check_limit(limit), after=last)]
 
     def count(self) -> int:

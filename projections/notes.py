@@ -95,7 +95,9 @@ class Logs:
             InvalidPayload, InvalidArgument, KeyReused, Fenced, IllegalTransition: nothing was written.
         """
         event = LogRecorded(source, kind, ref, payload)
-        return self._handle(stream).append(event, attempt=attempt, occurred_at=occurred_at, key=key)[0]
+        # A handle holds the attempt that it wrote under, and would lend it to who names none.
+        handle = self._handle(stream) if attempt is None else self._store.stream(stream)
+        return handle.append(event, attempt=attempt, occurred_at=occurred_at, key=key)[0]
 
     def where(
         self,

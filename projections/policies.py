@@ -11,12 +11,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from eventstore.errors import InvalidArgument
 from eventstore.payloads import to_iso
 from eventstore.workflow import POLICY, ConfirmationResolved
 
 if TYPE_CHECKING:
     from eventstore.settings import AutoAccept
     from eventstore.workflow import RunState
+
+
+def check_person(by: str | None) -> None:
+    """Who decides or changes something is not called as the permissions are: what stands in that name was theirs.
+
+    The machine refuses what no permission covers, but knows no clock: whose time has passed still covers, for it.
+
+    Raises:
+        InvalidArgument: it is that name.
+    """
+    if by == POLICY:
+        raise InvalidArgument("by", by, "is the name of the standing permissions themselves; let a person do it")
 
 
 def approval(accepting: AutoAccept | None, call_id: str, tool: str, now: datetime) -> ConfirmationResolved | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from eventstore.changing import changed
+from eventstore.errors import InvalidArgument
 from eventstore.limits import check_limit, check_place
 from eventstore.payloads import Json
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunConfigured, RunQueued, ToolCalled, ToolReturned
@@ -162,7 +163,25 @@ def upto(recorded: Iterable[Recorded], step: int | None) -> Iterator[Recorded]:
 
     Where no checkpoint is of this very step, the one before it is the last, and what was on the way to a later one is
     left out.
+
+    Raises:
+        InvalidArgument: no number of a step.
     """
+    return _upto(recorded, None if step is None else check_step(step))
+
+
+def check_step(step: int) -> int:
+    """The number of a step.
+
+    Raises:
+        InvalidArgument: no integer.
+    """
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise InvalidArgument("step", step, "must be the number of a step")
+    return step
+
+
+def _upto(recorded: Iterable[Recorded], step: int | None) -> Iterator[Recorded]:
     held: list[Recorded] = []
     for item in recorded:
         if step is None or item.kind is not CheckpointSaved:

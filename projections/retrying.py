@@ -24,8 +24,10 @@ def after_failure(
     """
     if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
         raise InvalidArgument("max_attempts", max_attempts, "must be 1 or more")
-    if not timedelta(0) <= backoff <= longest <= _YEAR:
-        raise InvalidArgument("backoff", str(backoff), f"must be 0 or more, at most longest={longest}, and that a year")
+    spans = isinstance(backoff, timedelta) and isinstance(longest, timedelta)
+    if not (spans and timedelta(0) <= backoff <= longest <= _YEAR):
+        reason = f"must be a timedelta, 0 or more, at most longest={longest}, and that a year"
+        raise InvalidArgument("backoff", str(backoff), reason)
     failures = state.failures + 1
     words = f"{failure.tag}: {failure.message}"
     if state.interrupt_requested:

@@ -36,6 +36,7 @@ from projections.logs import LOGS
 from projections.meta import META
 from projections.notes import Logs, Meta
 from projections.pointers import fetched
+from projections.policies import check_person
 from projections.rebuilding import Progress, Rebuilder, Report
 from projections.recovery import overdue
 from projections.saves import Saves
@@ -135,9 +136,11 @@ class Runs(Submitting):
         Raises:
             AlreadyResolved: it was decided before: who, when, what; or its time had passed, which is now written down.
             QuestionUnknown, RunNotFound, IllegalTransition: there is nothing to decide.
+            InvalidArgument: no such decision, or in the name of the standing permissions; nothing was written.
         """
         if decision not in ("approved", "denied"):
             raise InvalidArgument("decision", decision, "must be 'approved' or 'denied'")
+        check_person(by)
         event = ConfirmationResolved(call_id, decision, by, comment, input, result)
         stream = self._stream(run_id)
         if stream.state.phase in (Phase.QUEUED, Phase.STARTED, Phase.PAUSED) and call_id not in stream.state.questions:

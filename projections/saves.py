@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventstore.errors import InvalidArgument
 from eventstore.workflow import CheckpointSaved
 from projections.pointers import fetched
-from projections.readings import Saved, saved, window
+from projections.readings import Saved, check_step, saved, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +50,7 @@ class Saves:
             chosen = window([*self._places], after, before, limit, newest_first=newest_first)
             found = saved(fetched(self._store, (positions[index] for index in chosen)))
             return found if chosen.step > 0 else reversed([*found])
-        if isinstance(step, bool) or not isinstance(step, int):
-            raise InvalidArgument("step", step, "must be the number of a step")
-        of_step = [item for item in saved(fetched(self._store, self._places.values())) if item.step == step]
+        wanted = check_step(step)
+        of_step = [item for item in saved(fetched(self._store, self._places.values())) if item.step == wanted]
         chosen = window([item.version for item in of_step], after, before, limit, newest_first=newest_first)
         return (of_step[index] for index in chosen)

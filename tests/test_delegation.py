@@ -15,8 +15,10 @@ from eventstore.errors import (
     EventStoreError,
     Fenced,
     InvalidArgument,
+    NotApproved,
     QuestionOpen,
     Refused,
+    Waiting,
 )
 from eventstore.memory import MemoryLog
 from eventstore.workflow import (
@@ -326,3 +328,23 @@ def test_tasks_delegate_as_threads_do():
             return await runs.output("boss")
 
     assert asyncio.run(daemon()) == ["found", {"c2": "found"}]
+
+
+def test_a_call_that_was_begun_and_then_denied_is_not_delegated_by_the_same_attempt(runs, worker):
+    attempt = worker.claim()
+    attempt.begin("c1", "search", {"q": "moss"})
+    with pytest.raises(Waiting):
+        attempt.ask("c1", "search", {"q": "moss"})
+
+    with Refusal(runs, QuestionOpen):
+        attempt.delegate("c1", "search", input={"q": "moss"})
+    runs.resolve("boss", "c1", "denied", by="alice")
+    with Refusal(runs, NotApproved):
+        attempt.delegate("c1", "search", input={"q": "moss"})
+
+
+def test_a_child_with_a_setting_of_the_wrong_shape_is_refused_as_submit_would(runs, worker):
+    attempt = worker.claim()
+
+    with Refusal(runs, InvalidArgument, match="step_limit"):
+        attempt.delegate("c1", "search", config={"step_limit": -1})

@@ -323,3 +323,25 @@ def test_the_command_shows_a_job_with_its_runs(database):
 )
 def test_the_command_refuses_in_one_line(database, words, code, says):
     assert says in runfold("jobs", database, *words, code=code).output
+
+
+def test_a_limit_that_somebody_sets_while_a_run_goes_on_holds_from_its_next_checkpoint(world, worker, runs):
+    runs.submit("work", run_id="r1")
+    attempt = worker.claim()
+    attempt.append(CheckpointSaved(1))
+    world.runs().configure("r1", step_limit=1)
+
+    with Refusal(runs, StepLimitReached):
+        attempt.append(CheckpointSaved(2))
+
+
+@pytest.mark.parametrize("step", ["5", 1.5, True])
+def test_events_up_to_what_is_no_step_are_refused(runs, step):
+    runs.submit("work", run_id="r1", job_id="j1")
+
+    with pytest.raises(InvalidArgument):
+        runs.events("r1", upto_step=step)
+    with pytest.raises(InvalidArgument):
+        list(runs.jobs.events("j1", upto_step=step))
+    with pytest.raises(InvalidArgument):
+        runs.jobs.where(after=[step])

@@ -193,3 +193,13 @@ def test_a_long_stream_of_notes_is_opened_as_it_would_be_folded(world, machine, 
     with store.reading() as reading:
         opened = store.opening.fold(reading, "long", store.gate.start(machine))
         assert opened == store.gate.fold(reading, "long", store.gate.start(machine))
+
+
+def test_an_attempt_that_one_caller_named_is_not_lent_to_another(world, runs):
+    runs.submit("work", run_id="run-1")
+    world.worker().claim()
+    runs.logs.record("s", "k", stream="run-1", attempt=1)
+
+    with pytest.raises(Fenced):
+        runs.logs.record("s", "k", stream="run-1")
+    assert runs.logs.count(stream="run-1") == 1

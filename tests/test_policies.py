@@ -133,10 +133,22 @@ def test_a_person_may_not_bear_its_name(runs, attempt):
     with pytest.raises(Waiting):
         attempt.ask("c1", "ship", {})
 
-    with Refusal(runs, NotCovered):
+    with Refusal(runs, InvalidArgument):
         runs.resolve("r1", "c1", "approved", by="policy")
     with Refusal(runs, InvalidArgument):
+        runs.configure("r1", by="policy", auto_accept=True)
+    with Refusal(runs, InvalidArgument):
         runs.sessions.auto_accept("r1", by="policy")
+
+
+def test_a_permission_that_ran_out_is_not_used_by_whoever_calls_themselves_so(world, runs, attempt):
+    runs.sessions.auto_accept("r1", until=world.now + timedelta(minutes=5), by="alice")
+    world.jumps(minutes=6)
+    with pytest.raises(Waiting):
+        attempt.ask("c1", "ship", {})
+
+    with Refusal(runs, InvalidArgument, match="let a person do it"):
+        runs.resolve("r1", "c1", "approved", by="policy")
 
 
 def test_a_run_that_goes_on_from_it_asks_anew(runs, attempt):

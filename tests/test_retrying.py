@@ -198,3 +198,11 @@ def test_the_events_of_an_ending_are_the_machines_own(world):
 
     assert isinstance(after_failure(RunState(), FAILURE, world.now, **bounds), RunFailed)
     assert isinstance(after_failure(RunState(interrupt_requested=True), FAILURE, world.now, **bounds), RunInterrupted)
+
+
+@pytest.mark.parametrize("bounds", [{"backoff": 5}, {"longest": "1h"}, {"backoff": None}])
+def test_a_wait_that_is_no_span_of_time_is_refused(runs, worker, bounds):
+    attempt = worker.claim()
+
+    with Refusal(runs, InvalidArgument, match="timedelta"):
+        attempt.retry("no answer", **bounds)
