@@ -252,7 +252,11 @@ class Sessions:
         return found if found is not None and found.stands(self._system.now()) else None
 
     def _stream(self, run_id: str) -> Stream[RunState]:
-        return self._store.stream(self._row(run_id).run_id, RUN)
+        # Not by its row: a permission must be taken back also where the tables stand still.
+        stream = self._store.stream(check_name("run_id", run_id), RUN).refresh()
+        if stream.state.phase is Phase.NEW:
+            raise RunNotFound(run_id)
+        return stream
 
     def _parts(self, run_id: str, chain: list[Ancestor]) -> list[tuple[str, Transcript]]:
         """The transcripts of a chain, the oldest first."""

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from eventstore.errors import InvalidArgument, JobNotFound, StepLimitReached
+from eventstore.errors import ChildrenOpen, InvalidArgument, JobNotFound, StepLimitReached
 from eventstore.workflow import (
     CheckpointSaved,
     Error,
@@ -23,7 +23,7 @@ from projections.readings import upto
 from projections.steps import made
 from projections.workflow_runs import RunRow
 from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - a fixture
-from tests.world import Refusal, World
+from tests.world import Refusal, World, forge
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -345,3 +345,15 @@ def test_events_up_to_what_is_no_step_are_refused(runs, step):
         list(runs.jobs.events("j1", upto_step=step))
     with pytest.raises(InvalidArgument):
         runs.jobs.where(after=[step])
+
+
+def test_a_run_at_work_delegates_also_where_the_tables_cannot_tell_its_jobs_steps(worker, runs):
+    runs.submit("work", run_id="r1", job_id="j1")
+    attempt = worker.claim()
+    forge(runs.store.log, ("RunQueued", "garbage"), stream="r2")
+    attempt.append(MessageRecorded("user", "the tables halt here"))
+
+    with pytest.raises(ChildrenOpen):
+        attempt.delegate("c1", "search")
+    with pytest.raises(InvalidArgument, match="cannot be counted"):
+        runs.submit("work", job_id="j1")

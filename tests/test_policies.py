@@ -4,9 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from eventstore.errors import IllegalTransition, InvalidArgument, NotCovered, RunNotFound, Waiting
-from eventstore.workflow import ConfirmationRequested, ConfirmationResolved, RunCompleted, RunConfigured
-from tests.world import Refusal, World
+from eventstore.errors import IllegalTransition, InvalidArgument, NotCovered, ProjectionHalted, RunNotFound, Waiting
+from eventstore.workflow import (
+    ConfirmationRequested,
+    ConfirmationResolved,
+    MessageRecorded,
+    RunCompleted,
+    RunConfigured,
+)
+from tests.world import Refusal, World, forge
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -201,3 +207,15 @@ def test_a_rebuild_and_a_check_pass_what_was_decided_in_its_name(runs, attempt):
     runs.rebuild()
     assert runs.check().ok
     assert runs.verify().ok
+
+
+def test_a_permission_is_withdrawn_also_where_the_tables_stand_still(runs, attempt):
+    runs.sessions.auto_accept("r1", by="alice")
+    forge(runs.store.log, ("RunQueued", "garbage"), stream="r2")
+    attempt.append(MessageRecorded("user", "the tables halt here"))
+    with pytest.raises(ProjectionHalted):
+        runs.workflow_runs.get("r1")
+
+    runs.sessions.withdraw("r1", by="bob")
+
+    assert runs.sessions.accepting("r1") is None
