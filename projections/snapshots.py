@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import frozen
 
 from eventstore.changing import changed
-from eventstore.errors import AgentDiffers, InvalidArgument, RunNotFound, SpecDiffers
+from eventstore.errors import AgentDiffers, InvalidArgument, InvalidPayload, RunNotFound, SpecDiffers
 from eventstore.payloads import Json, canonical
 from eventstore.workflow import (
     RUN,
@@ -33,6 +33,7 @@ from eventstore.workflow import (
     Phase,
     RunCompleted,
     RunFailed,
+    RunPaused,
     RunQueued,
     UsageRecorded,
 )
@@ -185,7 +186,8 @@ class SnapshotPersistence:
 
         Args:
             run_id: its name.
-            resume: go on with the run of this name; what else is given is then compared with it, and not written.
+            resume: go on with the run of this name; what else is given is then compared with it, and not written, but
+                for plan and messages of a run that was killed before they were.
             input: what it is to do.
             agent: who performs it; when going on, refused where it is another.
             spec_hash: of the agent's definition; likewise.
@@ -216,9 +218,15 @@ class SnapshotPersistence:
             if attempt is None:
                 reason = "is in the hands of another worker, or waits for something; see `runfold show`"
                 raise InvalidArgument("run_id", run_id, reason)
-            if not resume:
-                attempt.append(*said, CheckpointSaved(0, {"plan": plan}))
-            return self._hold(attempt, attempt.stream.read())
+            try:
+                # Killed behind `submit`, a run has no opening yet: who goes on with it gives that again.
+                if not attempt.stream.state.checkpoint and (not resume or said or plan is not None):
+                    attempt.append(*said, CheckpointSaved(0, {"plan": plan}))
+                return self._hold(attempt, attempt.stream.read())
+            except InvalidPayload:  # of the plan or a message: the run waits for a better one
+                with attempt:
+                    attempt.append(RunPaused("worker", reason="its opening was refused"))
+                raise
 
     def on_step_complete(
         self,

@@ -9,6 +9,7 @@ from eventstore.errors import (
     Fenced,
     IllegalTransition,
     InvalidArgument,
+    InvalidPayload,
     RunNotFound,
     SpecDiffers,
     StepLimitReached,
@@ -200,3 +201,22 @@ def test_a_file_is_loaded_by_a_process_that_only_looks(tmp_path):
 
         with projections.connect(tmp_path / "agent.db") as others, SnapshotPersistence(others) as other:
             assert other.load_run("run-1").history == [user("tidy up")]
+
+
+def test_an_opening_that_a_kill_came_before_is_written_by_who_goes_on(runs, persistence):
+    runs.submit("snapshot", run_id="run-1")  # killed here: the opening is an append of its own
+
+    made = begun(persistence, resume=True)
+
+    assert (made.plan, made.history) == (["look", "act"], [user("tidy up")])
+    persistence.close()
+    with SnapshotPersistence(runs) as later:
+        assert begun(later, resume=True).history == [user("tidy up")]
+
+
+def test_a_run_whose_opening_is_refused_is_begun_with_a_better_one(runs, persistence):
+    with pytest.raises(InvalidPayload):
+        persistence.on_run_start("run-1", plan=float("nan"))
+    assert runs.workflow_runs.get("run-1").phase == "paused"
+
+    assert begun(persistence, resume=True).plan == ["look", "act"]
