@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MAX_LINE = 2 * MAX_BYTES + 64 * 1024
 """Bytes of one line: payload and meta at their limits, and room for the rest."""
 _PENDING = 500
-_PENDING_BYTES = 8 * 1024 * 1024
+_PENDING_BYTES = 4 * 1024 * 1024
 _REMEMBERED = 10_000
 """Streams whose fold is kept; one that falls out is folded again from the log."""
 _OF_A_BATCH = re.compile(r" [1-9][0-9]*/(.+)")

@@ -198,11 +198,11 @@ def test_a_sample_can_be_made_again():
 def test_all_disks_of_a_campaign_differ(tmp_path):
     made = recorded(WORKLOADS["creation and migration"], "FULL", tmp_path)
 
-    found = [(item.digest, promise) for item, promise in states(made, "seed", 400)]
+    found = [(item.digest, promise) for item, promise in states(made, "seed", 800)]
 
-    assert len(set(found)) == len(found) == 400
+    assert len(set(found)) == len(found) == 800
     assert len(list(promises(made))) == len(made.steps) + 1
-    assert 400 / len(made.steps) > EXTREMES
+    assert 800 / len(made.steps) > EXTREMES
 
 
 def test_a_workload_may_promise_more_than_its_log(monkeypatch):
