@@ -37,7 +37,7 @@ import click
 from attrs import define, field, frozen
 
 import projections
-from eventstore.errors import EventStoreError, OutcomeUnknown, Waiting
+from eventstore.errors import ChildrenOpen, EventStoreError, OutcomeUnknown, Waiting
 from eventstore.exchange import export_lines, import_lines
 from eventstore.files import OperatingSystem
 from eventstore.integrity import chain, genesis
@@ -398,6 +398,23 @@ def _asked(bench: Bench) -> None:
         bench.attempt.ask("c9", "ship", {"env": "prod"})
 
 
+def _delegated(bench: Bench) -> None:
+    with suppress(ChildrenOpen):
+        bench.attempt.delegate("c9", "check", input={"env": "prod"})
+
+
+def _left_to_a_child(bench: Bench) -> None:
+    bench.left = True
+    with bench.attempt as attempt:
+        attempt.delegate("c9", "check", input={"env": "prod"})
+
+
+def _retried(bench: Bench) -> None:
+    bench.left = True
+    with bench.attempt as attempt:
+        attempt.retry(OSError("no line"))
+
+
 def _looked(bench: Bench) -> None:
     runs = bench.runs
     runs.workflow_runs.where(order="-position")
@@ -474,6 +491,12 @@ CALLS = (
     Call("ask", _asked, lambda b: b.claims("deploy")),
     Call("with attempt", _performed, lambda b: b.claims("deploy")),
     Call("with attempt (asks)", _left_waiting, lambda b: b.claims("deploy")),
+    Call("delegate", _delegated, lambda b: b.claims("deploy")),
+    Call("with attempt (delegates)", _left_to_a_child, lambda b: b.claims("deploy")),
+    Call("with attempt (retries)", _retried, lambda b: b.claims("deploy")),
+    Call("continue_from", lambda b: b.runs.continue_from("run-held", run_id="run-on", needs_checkpoint=False)),
+    Call("configure", lambda b: b.runs.configure("run-parked", key="s1", model="large")),
+    Call("sessions.auto_accept", lambda b: b.runs.sessions.auto_accept("run-asked", ["ship"], by="alice")),
     Call("resolve", lambda b: b.runs.resolve("run-asked", "c1", "approved", by="alice")),
     Call("resolve (late)", lambda b: b.runs.resolve("run-late", "c1", "approved", by="alice"), _expired),
     Call("cancel", lambda b: b.runs.cancel("run-held", by="ops")),
