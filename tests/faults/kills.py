@@ -35,7 +35,7 @@ import click
 from attrs import define, field
 
 import projections
-from eventstore.errors import EventStoreError, Refused, Unreturned, Waiting
+from eventstore.errors import EventStoreError, RebuildSuperseded, Refused, Unreturned, Waiting
 from eventstore.exchange import import_lines
 from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
@@ -185,7 +185,8 @@ class Life:
         self.worker.recover(max_crashes=100)
 
     def rebuild(self, _number: int) -> None:
-        self.runs.rebuild()
+        with suppress(RebuildSuperseded):  # the other living process began one, too
+            self.runs.rebuild()
 
     def check(self, _number: int) -> None:
         if not self.runs.check().ok:
