@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eventstore.limits import check_limit
+from eventstore.limits import check_limit, check_place
 from projections.searching import parse
 from projections.tables import Range
 from projections.texts import Found, found
@@ -29,6 +29,8 @@ def find(view: View[TextRow], query: str, *, run_id: str | None, limit: int, bef
         StaleProjection, ProjectionHalted: the table `texts` cannot answer, and why.
     """
     check_limit(limit)
+    if before is not None:
+        check_place("before", before)
     wanted = parse(query)
     filters: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
     rows = view.search(query, order="-position", limit=limit, position=Range(stop=before), **filters)

@@ -335,13 +335,16 @@ def test_events_of_any_machine_are_made_of_their_fields(history):
 
 
 def test_a_strategy_sees_the_state_and_may_say_not_now():
+    def begun(_till):  # plain: drawn with any payload, it takes fifty times as long, and hangs on what is imported
+        return st.just(Began(Inner("x"), 0.5, Step.NEW))
+
     def closed(till):
         return st.just(Closed(till.total)) if till.total >= 3 else st.nothing()
 
     lengths = set()
 
-    @given(histories(TILL, events={Closed: closed}, max_size=8))
-    @settings(max_examples=50, derandomize=True, database=None)
+    @given(histories(TILL, events={Began: begun, Closed: closed}, max_size=8))
+    @settings(max_examples=200, derandomize=True, database=None)
     def collect(history):
         if history and isinstance(history[-1], Closed):
             lengths.add(history[-1].total)
@@ -349,8 +352,8 @@ def test_a_strategy_sees_the_state_and_may_say_not_now():
 
     collect()
 
-    # Which of them is not always the same: Hypothesis also tries the numbers that stand in whatever was imported.
     assert lengths
+    assert min(lengths) == 3
 
 
 def test_what_a_guard_refuses_is_not_drawn():

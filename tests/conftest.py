@@ -1,12 +1,27 @@
-"""One place for how the tests run: Hypothesis' profiles, and readable failures of the contract suite."""
+"""One place for how the tests run: Hypothesis' profiles, readable failures of the contract suite, the usual world."""
 
 import os
 
 import pytest
 from hypothesis import settings
 
+from tests.world import World
+
 pytest.register_assert_rewrite("eventstore.testing")
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request, tmp_path):
+    """Most promises hold on both backends; who needs one of them alone, or an app, makes a world of his own."""
+    world = World(tmp_path if request.param == "sqlite" else None)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def runs(world):
+    return world.runs()

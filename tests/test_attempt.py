@@ -30,14 +30,6 @@ from eventstore.workflow import (
     ToolCalled,
     ToolReturned,
 )
-from tests.world import World
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
 
 
 @pytest.fixture

@@ -20,16 +20,8 @@ from eventstore.workflow import (
     RunQueued,
     RunStarted,
 )
-from tests.world import World
 
 UNTIL = datetime(2027, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
 
 
 @pytest.fixture

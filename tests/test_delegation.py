@@ -38,13 +38,6 @@ from tests.world import Refusal, World
 CHILD = child_id("boss", "c1")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
 @pytest.fixture
 def worker(world):
     return world.worker()

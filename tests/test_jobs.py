@@ -26,13 +26,6 @@ from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - 
 from tests.world import Refusal, World, forge
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
 @pytest.fixture
 def worker(world):
     return world.worker()

@@ -12,17 +12,9 @@ from eventstore.errors import InvalidArgument
 from eventstore.workflow import RunCompleted
 from projections.leases import WORKERS, Presence, WorkerRow, look
 from projections.system import Identity, start_of, this_process
-from tests.world import World
 
 ME = Identity("boot", "ns", 1, 10)
 THEM = WorkerRow("w:1", "boot", "ns", 42, 7, term=30.0)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
 
 
 def presence(world, **identity):

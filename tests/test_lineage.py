@@ -27,19 +27,7 @@ from eventstore.workflow import (
     RunStarted,
 )
 from projections import lineage
-from tests.world import Refusal, World
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def runs(world):
-    return world.runs()
+from tests.world import Refusal
 
 
 @pytest.fixture

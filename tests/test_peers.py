@@ -80,18 +80,6 @@ ALLOWED = {
 """17 of 81 pairs, typed by hand: the table is not asked about itself."""
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def runs(world):
-    return world.runs()
-
-
 @pytest.fixture
 def worker(world):
     return world.worker()

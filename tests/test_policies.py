@@ -12,19 +12,7 @@ from eventstore.workflow import (
     RunCompleted,
     RunConfigured,
 )
-from tests.world import Refusal, World, forge
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def runs(world):
-    return world.runs()
+from tests.world import Refusal, forge
 
 
 @pytest.fixture

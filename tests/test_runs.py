@@ -20,20 +20,7 @@ from eventstore.errors import (
 from eventstore.workflow import Continues, RunCompleted, RunPaused
 from projections.connecting import BUILT_IN
 from projections.workflow_runs import WORKFLOW_RUNS, RunRow
-from tests.world import Refusal, World
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def runs(world):
-    return world.runs()
-
+from tests.world import Refusal
 
 # --- submit ---------------------------------------------------------------------------------------------------------
 

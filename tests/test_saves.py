@@ -7,16 +7,8 @@ from eventstore.errors import InvalidArgument, RunNotFound
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunQueued, RunResumed, RunStarted
 from projections import saves
 from projections.readings import Saved
-from tests.world import World
 
 BIG = [{"role": "user", "content": "x" * 3_000}] * 2
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
 
 
 @pytest.fixture

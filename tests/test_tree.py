@@ -6,14 +6,6 @@ from eventstore.errors import InvalidArgument, RunNotFound
 from eventstore.workflow import RunQueued, RunStarted, UsageRecorded
 from projections import tree
 from projections.usage import UsageRow
-from tests.world import World
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
 
 
 @pytest.fixture

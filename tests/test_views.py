@@ -12,13 +12,6 @@ from projections.sqlite import SQLiteTables
 from tests.world import World
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
 @pytest.fixture
 def runs(world):
     runs = world.runs()

@@ -19,19 +19,6 @@ from eventstore.workflow import (
     ToolReturned,
 )
 from projections.testing import Killed, MortalLog
-from tests.world import World
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request, tmp_path):
-    world = World(tmp_path if request.param == "sqlite" else None)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def runs(world):
-    return world.runs()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """One caller alone: an event at a time, and a hundred at once, against ready bytes into a bare table.
 
-"Ours" is the whole of it: payload checks, encoding, fence, machine, chain, witness, and the four built-in projections
+"Ours" is the whole of it: payload checks, encoding, fence, machine, chain, witness, and the built-in projections
 in the same transaction. "Least" is for comparison what nobody can do without who promises the same: a transaction with
 the row, one cursor and the witness, of ready bytes.
 """

@@ -43,7 +43,7 @@ _STATEMENTS = {
     "BEGIN IMMEDIATE": "BEGIN IMMEDIATE",
     "PRAGMA data_version": "PRAGMA data_version",
     "INSERT INTO events": "INSERT of the entry",
-    'UPDATE "cursors"': "UPDATE of four cursors",
+    'UPDATE "cursors"': "UPDATE of all cursors",
     "COMMIT": "COMMIT",
 }
 _ROWS = "INSERT of rows, and all other statements"
