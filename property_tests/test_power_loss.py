@@ -13,7 +13,7 @@ import pytest
 from attrs import asdict
 from click.testing import CliRunner
 
-import eventstore.files
+import eventstore.files.disk
 import projections
 from eventstore.errors import LostTail
 from eventstore.files import OperatingSystem
@@ -70,8 +70,8 @@ def test_a_wal_kept_aside_without_a_sync_is_found():
     @contextmanager
     def planted():
         honest = OperatingSystem.put
-        OperatingSystem.put = lambda _self, path, data: eventstore.files.os.pwrite(
-            eventstore.files.os.open(path, os.O_RDWR | os.O_CREAT, 0o600), data, 0
+        OperatingSystem.put = lambda _self, path, data: eventstore.files.disk.os.pwrite(
+            eventstore.files.disk.os.open(path, os.O_RDWR | os.O_CREAT, 0o600), data, 0
         )
         try:
             yield
@@ -165,6 +165,13 @@ def test_a_truncation_may_be_lost():
     made = disk(("truncate", "a", 1), start={"a": b"abc"})
 
     assert {files["a"] for files in left(made)} == {b"abc", b"a"}
+
+
+def test_a_folder_that_was_not_synced_into_the_one_above_it_may_be_gone_with_all_in_it():
+    within = (("mkdir", "a"), ("open", "a/b", 1), ("write", "a/b", 0, b"one"), ("sync", "a/b"), ("dirsync", "a"))
+
+    assert {files.get("a/b") for files in left(disk(*within))} == {None, b"one"}
+    assert {files.get("a/b") for files in left(disk(*within, ("dirsync", "")))} == {b"one"}
 
 
 def test_a_name_that_was_not_synced_may_be_absent_though_the_file_was():

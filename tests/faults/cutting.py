@@ -5,7 +5,8 @@ What is assumed of the disk and its file system:
 - What was synced stays: a file's bytes and size by a sync of that file, names by a sync of their folder, and by
   nothing else. (ext4 and others also keep the name of a file that is synced; we do not count on it.)
 - Each write and truncation since a file's last sync is there or not, independently of all others, so that any order in
-  which they may have reached the disk is covered; so is each making, deleting and renaming since the folder's sync.
+  which they may have reached the disk is covered; so is each making, deleting and renaming since the folder's sync. A
+  folder that was made is such a name: where it is gone, so is all that was put into it, synced or not.
 - A write may be torn at the edges of 512-byte sectors: a beginning of it, or any set of its sectors. Where it made
   the file longer, the length may be there without the bytes, and then holds zeros or noise.
 - A rename is atomic: the old state or the new, and never neither.
@@ -77,6 +78,12 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
+def _above(name: str) -> list[str]:
+    """The folders that a name stands in, within the whole."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
 class Disk:
     """The files of one folder as a disk holds them: what is durable, and what is on its way."""
 
@@ -85,9 +92,11 @@ class Disk:
         self.names: dict[str, int] = {}
         self.durable_names: dict[str, int] = {}
         self.renaming: list[Change] = []
+        self.durable_folders: set[str] = set()
         self._number = 0
         for name, data in start.items():
             self.names[name] = self._new(data)
+            self.durable_folders.update(_above(name))
         self.durable_names = dict(self.names)
 
     def _new(self, data: bytes = b"") -> int:
@@ -109,17 +118,24 @@ class Disk:
         elif kind == "dirsync":
             for change in self.renaming:
                 if _folder(change.target or change.name) == name:
-                    _bind(self.durable_names, change)
+                    self._settle(change)
             self.renaming = [c for c in self.renaming if _folder(c.target or c.name) != name]
         else:
             self._rename(number, kind, name, step.data.decode() if kind in ("rename", "link") else "")
 
+    def _settle(self, change: Change) -> None:
+        if change.kind == "mkdir":
+            self.durable_folders.add(change.name)
+        else:
+            _bind(self.durable_names, change)
+
     def _rename(self, number: int, kind: str, name: str, target: str) -> None:
         if kind == "open" and name in self.names:
             return
-        bound = self._new() if kind == "open" else self.names[name]
+        bound = None if kind == "mkdir" else self._new() if kind == "open" else self.names[name]
         change = Change(number, kind, None, name=name, target=target, bound=bound)
-        _bind(self.names, change)
+        if kind != "mkdir":
+            _bind(self.names, change)
         self.renaming.append(change)
 
     def pending(self) -> list[Change]:
@@ -131,14 +147,19 @@ class Disk:
     def left(self, kept: list[Change]) -> Files:
         """The files of a disk on which just these changes arrived, each as it is given here."""
         names = dict(self.durable_names)
+        folders = {*self.durable_folders, *(change.name for change in kept if change.kind == "mkdir")}
         arrived: dict[int, list[Change]] = {}
         for change in kept:
+            if change.kind == "mkdir":
+                continue
             if change.inode is None:
                 _bind(names, change)
             else:
                 arrived.setdefault(change.inode, []).append(change)
         files = {}
         for name, inode in names.items():
+            if not folders.issuperset(_above(name)):
+                continue
             content = self.inodes[inode].durable
             if inode in arrived:
                 content = bytearray(content)

@@ -27,7 +27,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,27 @@ _CODES = {
     "read": (("EIO", shim.SQLITE_IOERR_READ),),
     "files.read": (("EIO", errno.EIO),),
     "files.make": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
-    "files.put": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.folder": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.writing": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.write": (("EIO", errno.EIO), ("full", errno.ENOSPC), ("short", shim.SHORT)),
+    "files.open": (("EIO", errno.EIO),),
+    "files.names": (("EIO", errno.EIO),),
+    "files.stat": (("EIO", errno.EIO),),
+    "files.touch": (("EIO", errno.EIO),),
+    "files.rename": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
+    "files.remove": (("EIO", errno.EIO),),
+    "files.lock": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.hold": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.overwrite": (("EIO", errno.EIO), ("full", errno.ENOSPC), ("short", shim.SHORT)),
     "files.sync": (("EIO", errno.EIO),),
 }
 """How each kind of operation may fail: a name, and SQLite's code or the system's."""
-_WRITES = ("write", "files.make", "files.put", "files.hold", "files.overwrite")
-_CHANGES = (*_WRITES, "sync", "truncate", "delete", "files.sync")
+_READS = ("files.read", "files.open", "files.names", "files.stat")
+_WRITES = (
+    "write", "files.make", "files.hold", "files.overwrite", "files.folder", "files.writing", "files.write",
+    "files.rename", "files.lock",
+)  # fmt: skip
+_CHANGES = (*_WRITES, "sync", "truncate", "delete", "files.sync", "files.touch", "files.remove")
 
 
 @frozen
@@ -95,7 +108,7 @@ class Fault:
 
     def hits(self, kind: str) -> bool:
         """Whether a disk that stays broken in this way fails at such an operation."""
-        if self.kind in ("read", "open", "files.read"):
+        if self.kind in ("read", "open", *_READS):
             return kind == self.kind
         return kind in (_CHANGES if self.how == "EIO" else _WRITES)
 
@@ -145,9 +158,47 @@ class FaultyFiles(OperatingSystem):
         self._ask("files.make")
         return super().make(path)
 
-    def put(self, path: Path, data: bytes) -> None:
-        self._ask("files.put")
-        super().put(path, data)
+    def folder(self, path: Path) -> None:
+        self._ask("files.folder")
+        super().folder(path)
+
+    def open(self, path: Path) -> Any:
+        self._ask("files.open")
+        return super().open(path)
+
+    def names(self, folder: Path) -> list[str]:
+        self._ask("files.names")
+        return super().names(folder)
+
+    def stat(self, path: Path) -> Any:
+        self._ask("files.stat")
+        return super().stat(path)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[Any]:
+        self._ask("files.writing")
+        with super().writing(path) as file:
+            yield _FaultyWriter(file, self._disk)
+            self._ask("files.sync")
+        self._ask("files.sync")  # of the folder: the file stands, but nobody knows for how long
+
+    def touch(self, path: Path) -> bool:
+        self._ask("files.touch")
+        return super().touch(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._ask("files.rename")
+        super().rename(source, target)
+
+    def remove(self, path: Path) -> bool:
+        self._ask("files.remove")
+        return super().remove(path)
+
+    @contextmanager
+    def lock(self, path: Path) -> Iterator[None]:
+        self._ask("files.lock")
+        with super().lock(path):
+            yield
 
     def hold(self, path: Path) -> Any:
         self._ask("files.hold")
@@ -155,6 +206,19 @@ class FaultyFiles(OperatingSystem):
 
     def _ask(self, verb: str) -> None:
         _raise(self._disk.answer(verb))
+
+
+class _FaultyWriter:
+    def __init__(self, file: Any, disk: Disk) -> None:
+        self._file = file
+        self._disk = disk
+
+    def write(self, data: bytes) -> int:
+        code = self._disk.answer("files.write")
+        if code == shim.SHORT:
+            self._file.write(data[: len(data) // 2])
+        _raise(code)
+        return self._file.write(data)
 
 
 class _FaultyHeld:

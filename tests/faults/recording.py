@@ -1,7 +1,7 @@
 """The recorder: one ordered list of all that a program asks of its disk, and of all that it was promised.
 
 A workload runs in this process with the real store. SQLite's operations come from the shim; those of our own port
-come from the `os` that `eventstore.files` uses, so that the port itself is on trial and not a copy of it. Between
+come from the `os` that `eventstore.files.disk` uses, so that the port itself is on trial and not a copy of it. Between
 them stand marks: a write began, a write came back with its last position, a call was acknowledged to its caller.
 From this list `cutting` builds the disks that a power cut could leave, and `judging` knows what each must hold.
 
@@ -21,7 +21,7 @@ from typing import Self
 
 from attrs import frozen
 
-import eventstore.files
+import eventstore.files.disk
 import eventstore.sqlite.log
 import projections
 from eventstore.errors import Refused
@@ -33,7 +33,7 @@ from tests.faults.shim import SQLITE_OK, Operation, Shim
 
 BOOT = "boot-before-the-cut"
 """The boot in which workloads run; the machine that is judged was booted since."""
-DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync", "rename", "link"})
+DISK_KINDS = frozenset({"open", "write", "truncate", "sync", "delete", "dirsync", "rename", "link", "mkdir"})
 
 
 @frozen
@@ -111,17 +111,23 @@ class _File:
 
 
 class RecordingOS:
-    """`os` as `eventstore.files` sees it: what reaches the disk is written down; what is not known here is refused."""
+    """`os` as `eventstore.files.disk` sees it: what reaches the disk is written down; what it does not know is refused.
 
-    _PASSED = frozenset({"getpid", "fstat", "stat", "lstat", "path", "scandir", "listdir", "PathLike", "fspath"})
+    Times of files are no part of a disk here: all are made new when one is judged.
+    """
+
+    _PASSED = frozenset(
+        "fspath fstat getpid listdir lstat path scandir stat strerror supports_follow_symlinks urandom utime".split()
+    )
 
     def __init__(self, seen: Callable[[Operation], None]) -> None:
         self._seen = seen
         self._paths: dict[int, str] = {}
+        self._real = {name: getattr(os, name) for name in NAMING}
 
     def __getattr__(self, name: str) -> object:
         known = name.startswith("O_") or name in self._PASSED
-        assert known, f"eventstore.files uses os.{name}: teach it to RecordingOS"
+        assert known, f"eventstore.files.disk uses os.{name}: teach it to RecordingOS"
         return getattr(os, name)
 
     def open(self, path, flags, mode=0o777, *, dir_fd=None):
@@ -157,38 +163,46 @@ class RecordingOS:
         self._paths.pop(descriptor, None)
         os.close(descriptor)
 
-    def replace(self, source, target, *_args, **_options):
-        self._seen(Operation("rename", os.fspath(source), 0, os.fspath(target).encode()))
-
     def link(self, source, target, *, follow_symlinks=True):
         os.link(source, target, follow_symlinks=follow_symlinks)
         self._seen(Operation("link", os.fspath(source), 0, os.fspath(target).encode()))
 
-    def unlink(self, path, *_args, **_options):
-        self._seen(Operation("delete", os.fspath(path)))
+    def replace(self, source, target, **options):
+        self._named("rename", source, os.fspath(target).encode())
+        self._real["replace"](source, target, **options)
+
+    def rename(self, source, target, **options):
+        self._named("rename", source, os.fspath(target).encode())
+        self._real["rename"](source, target, **options)
+
+    def unlink(self, path, **options):
+        self._named("delete", path)
+        self._real["unlink"](path, **options)
+
+    def mkdir(self, path, mode=0o777, **options):
+        self._real["mkdir"](path, mode, **options)
+        self._seen(Operation("mkdir", os.fspath(path)))
+
+    def _named(self, kind, path, data=b""):
+        if os.path.lexists(path):
+            self._seen(Operation(kind, os.fspath(path), 0, data))
+
+
+NAMING = ("replace", "rename", "unlink", "mkdir")
+"""What changes names: `pathlib` goes through the real module for these."""
 
 
 @contextmanager
 def _patched_os(system: RecordingOS) -> Iterator[None]:
-    """Put the recording `os` under the port; `Path.replace` and `Path.unlink` go through the real module."""
-    real = {name: getattr(os, name) for name in ("replace", "unlink")}
-
-    def noting(name: str) -> Callable[..., object]:
-        def call(*arguments: object, **options: object) -> object:
-            if not os.path.lexists(arguments[0]):
-                return real[name](*arguments, **options)
-            getattr(system, name)(*arguments, **options)
-            return real[name](*arguments, **options)
-
-        return call
-
-    eventstore.files.os = system  # type: ignore[attr-defined]
-    for name in real:
-        setattr(os, name, noting(name))
+    """Put the recording `os` under the port, and under `pathlib`."""
+    real = {name: getattr(os, name) for name in NAMING}
+    eventstore.files.disk.os = system  # type: ignore[attr-defined]
+    for name in NAMING:
+        setattr(os, name, getattr(system, name))
     try:
         yield
     finally:
-        eventstore.files.os = os  # type: ignore[attr-defined]
+        eventstore.files.disk.os = os  # type: ignore[attr-defined]
         for name, function in real.items():
             setattr(os, name, function)
 
