@@ -162,6 +162,14 @@ class Reading(Protocol):
         """Count everything; it costs a scan."""
 
 
+class Snapshot(Reading, Protocol):
+    """A view of what was committed."""
+
+    @property
+    def known(self) -> dict[Any, Any]:
+        """What readers found out about log and tables as they stand; empty again when anything was written since."""
+
+
 class Writing(Reading, Protocol):
     """The one write transaction: it sees what it wrote; none else does until it is committed.
 
@@ -207,7 +215,7 @@ class Log(Protocol):
     def closed(self) -> bool:
         """Whether `close` was called."""
 
-    def reading(self) -> AbstractContextManager[Reading]:
+    def reading(self) -> AbstractContextManager[Snapshot]:
         """A consistent view for the time of the block; it never blocks a writer.
 
         Raises:

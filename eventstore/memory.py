@@ -151,6 +151,14 @@ class MemoryTransaction:
         self.deferred.add(self, fold, before, items)
 
 
+class MemorySnapshot(MemoryTransaction):
+    """A root that is read."""
+
+    def __init__(self, root: Root, genesis_hash: bytes, known: dict[Any, Any]) -> None:
+        super().__init__(root, genesis_hash)
+        self.known = known
+
+
 class _Disk:
     """What the handles of one memory log share, as processes share a file."""
 
@@ -175,13 +183,19 @@ class MemoryLog:
         self._disk = disk or _Disk()
         self.id = self._disk.id
         self._closed = False
+        self._known: tuple[Root, dict[Any, Any]] = self._disk.root, {}
 
     @contextmanager
-    def reading(self) -> Iterator[MemoryTransaction]:
+    def reading(self) -> Iterator[MemorySnapshot]:
         """See `log.Log`."""
         if self._closed:
             raise StoreClosed
-        yield MemoryTransaction(self._disk.root, self._disk.genesis)
+        root = self._disk.root
+        of, known = self._known
+        if of is not root:
+            known = {}
+            self._known = root, known
+        yield MemorySnapshot(root, self._disk.genesis, known)
 
     def write(self, job: Callable[[MemoryTransaction], T], *, shared: bool = False) -> T:  # noqa: ARG002 - nothing to share
         """See `log.Log`."""

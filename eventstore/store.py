@@ -18,7 +18,7 @@ from eventstore.codec import Recorded, Upcaster
 from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
 from eventstore.gate import Draft, Folded, Gate, Redactor, microseconds_now
 from eventstore.limits import PAGE, check_name, check_range
-from eventstore.log import Cursor, Entry, Log, Reading, Writing
+from eventstore.log import Cursor, Entry, Log, Reading, Snapshot, Writing
 from eventstore.machine import Machine
 from eventstore.payloads import Json
 from eventstore.replaying import Opening
@@ -99,7 +99,7 @@ class EventStore:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def reading(self) -> AbstractContextManager[Reading]:
+    def reading(self) -> AbstractContextManager[Snapshot]:
         """One consistent view of the log for the time of the block."""
         return self.log.reading()
 

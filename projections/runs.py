@@ -280,11 +280,13 @@ class Runs(Submitting):
         if step is not None:
             last = [*self.saved(run_id, step=step, limit=1, newest_first=True)]
             return self._event(run_id, last[0].version).event.state if last else None
-        row = self.checkpoints.get(run_id)
-        if row is None:
+        entry = self.checkpoints.look(
+            run_id, then=lambda reading, row: reading.read(run_id, after=row.version - 1, limit=1)[0]
+        )
+        if entry is None:
             self._stream(run_id)
             return None
-        event: CheckpointSaved = self._event(run_id, row.version).event
+        event: CheckpointSaved = self.store.gate.codec.recorded(entry).event
         return event.state
 
     def messages(

@@ -10,12 +10,15 @@ from projections.searching import parse
 from projections.tables import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from eventstore.log import Reading
     from projections.projection import Projection
     from projections.projector import Projector
+    from projections.tables import Values
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class View(Generic[R]):
@@ -36,13 +39,29 @@ class View(Generic[R]):
             InvalidArgument: a key of another shape.
             StaleProjection, ProjectionHalted: the table cannot answer.
         """
-        if len(key) != len(self.projection.key):
-            raise InvalidArgument("key", key, f"must be {', '.join(self.projection.key)}")
-        encoded = self._table.encode_key(key)
+        encoded = self._encoded(key)
         values = self._projector.answer(
             self.projection, lambda reading: self._projector.tables.get(reading, self._table, encoded)
         )
         return None if values is None else self._table.decode(values)
+
+    def look(self, *key: Any, then: Callable[[Reading, R], T]) -> T | None:
+        """What `then` makes of the row of a key and of the log, both as they stood at one moment.
+
+        None if there is no row; errors as in `get`.
+        """
+        encoded = self._encoded(key)
+
+        def question(reading: Reading) -> T | None:
+            values = self._projector.tables.get(reading, self._table, encoded)
+            return None if values is None else then(reading, self._table.decode(values))
+
+        return self._projector.answer(self.projection, question)
+
+    def _encoded(self, key: tuple[Any, ...]) -> Values:
+        if len(key) != len(self.projection.key):
+            raise InvalidArgument("key", key, f"must be {', '.join(self.projection.key)}")
+        return self._table.encode_key(key)
 
     def where(
         self,

@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError
@@ -32,8 +32,10 @@ DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 class Connection(sqlite3.Connection):
     """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__", "compression", "run")
+    __slots__ = ("__weakref__", "compression", "known", "run")
     compression: Compression
+    known: tuple[int, dict[Any, Any]]
+    """SQLite's count of what others wrote, and what was found out since it is at that."""
     run: Callable[..., sqlite3.Cursor]
     """As `execute`, by one cursor that is kept: the rows of a statement are read before the next one is run.
 
@@ -72,6 +74,7 @@ def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous,
             check_same_thread=False, factory=Connection,
         )  # fmt: skip
         connection.compression = Compression()
+        connection.known = -1, {}
         connection.run = connection.cursor().execute
         _OPEN.add(connection)
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +47,7 @@ from eventstore.sqlite.driver import (
 )
 from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
 from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
-from eventstore.sqlite.transaction import SQLiteTransaction
+from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.witness import WitnessFile
 
 T = TypeVar("T")
@@ -226,24 +226,25 @@ class SQLiteLog:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def reading(self) -> Iterator[SQLiteTransaction]:
+    def reading(self) -> SQLiteSnapshot:
         """See `log.Log`."""
         self._usable()
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._open()
-        try:
-            connection.execute("BEGIN")
-            yield SQLiteTransaction(connection, self._genesis)
-        except sqlite3.Error as error:
+        return SQLiteSnapshot(connection, self._genesis, self._read)
+
+    def _read(self, connection: Connection, error: BaseException | None) -> None:
+        """A reader's block was left."""
+        if isinstance(error, sqlite3.Error):
             error.add_note(f"while reading {self.url}")
-            raise
+        try:
+            if connection.in_transaction:
+                connection.run("ROLLBACK")
+        except sqlite3.Error:  # what ended the block is to be told
+            pass
         finally:
-            with suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.run("ROLLBACK")
             self._idle.append(connection)
             if self._closed:  # by another thread, while this reader was out
                 self._close_idle()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from eventstore.commits import Deferred
 from eventstore.errors import UnreadableEntry
@@ -20,6 +20,7 @@ from eventstore.sqlite.driver import SQLITE_VERSION, sqlite3
 if TYPE_CHECKING:
     from eventstore.sqlite.driver import Connection
 
+Ended = Callable[["Connection", "BaseException | None"], None]
 _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, key, hash, meta, data"
 # Every LIMIT here is `+?`: where its library was built with STAT4, SQLite looks into a bare `LIMIT ?` when it plans,
 # and so prepares the statement anew each time it is executed: 24 µs instead of 6 for a page that turns out empty.
@@ -69,7 +70,7 @@ class SQLiteTransaction:
 
     def head(self) -> Head:
         """See `log.Reading`."""
-        row = self.execute("SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
+        row = self.run("SELECT position, hash, recorded_at FROM events ORDER BY position DESC LIMIT 1").fetchone()
         if row is None:
             return Head(0, self._genesis, 0)
         if row[2] not in _DATES:  # or whatever is appended would inherit it
@@ -305,3 +306,29 @@ class SQLiteTransaction:
             if size > PAGE_BYTES:
                 break
         return page
+
+
+class SQLiteSnapshot(SQLiteTransaction):
+    """A connection that only reads, for the time of a block; `ended` is told of its end, and of what ended it."""
+
+    # No generator with `contextmanager`: that takes 3 µs, and a look at one row 15.
+
+    def __init__(self, connection: Connection, genesis_hash: bytes, ended: Ended) -> None:
+        super().__init__(connection, genesis_hash)
+        self._ended = ended
+
+    @property
+    def known(self) -> dict[Any, Any]:
+        """See `log.Snapshot`. The count takes 1 µs, and its connection never writes: so each commit moves it."""
+        connection = self._connection
+        count: int = self.run("PRAGMA data_version").fetchone()[0]
+        if count != connection.known[0]:
+            connection.known = count, {}
+        return connection.known[1]
+
+    def __enter__(self) -> Self:
+        self.run("BEGIN")
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._ended(self._connection, error)

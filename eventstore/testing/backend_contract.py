@@ -245,6 +245,17 @@ class BackendContract(Scaffold):
             assert view.hash_at(2) is None
         assert len(self.everything()) == 3
 
+    def test_what_readers_know_is_kept_until_anybody_writes(self) -> None:
+        for writer in (self.log, self._kept(self.beside(self.log))):
+            with self.log.reading() as view:
+                view.known["found"] = True
+                writer.write(self._insert("s"))
+                assert view.known["found"]  # of this view it is still true
+            for expected in ({}, {"again": True}):
+                with self.log.reading() as view:
+                    assert view.known == expected
+                    view.known["again"] = True
+
     def test_a_page_holds_at_most_its_limit_in_order(self) -> None:
         self.log.write(self._insert("s", "t", "s", "s", "t"))
 

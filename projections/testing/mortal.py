@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from eventstore.log import Entry, Log, Reading, Writing
+    from eventstore.log import Entry, Log, Snapshot, Writing
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class MortalLog:
         """Let something happen between the look and the next write of this handle, as another process would."""
         self._meanwhile = happens
 
-    def reading(self) -> AbstractContextManager[Reading]:
+    def reading(self) -> AbstractContextManager[Snapshot]:
         """See `log.Log`; the dead see nothing."""
         if self.dead:
             raise Killed

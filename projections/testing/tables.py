@@ -393,6 +393,18 @@ class TablesContract(SearchedTables):
         assert self.where(offset=1, limit=2, after=rows[1]) == rows[3:5]
         assert self.where(offset=2**63 - 1) == self.where(offset=1, limit=0) == []
 
+    def test_the_first_rows_of_several_values_are_the_first_of_all_of_them(self) -> None:
+        names = [None, "a", "b", "c"]
+        self.put(*(Thing("s", number, names[number % 4], number // 3) for number in range(24)))
+
+        for order in (("size",), ("-size", "-number"), ("size", "weight")):
+            everything = self.where(order=order, name=["c", None, "a", "c"])
+            assert len(everything) == 18
+            for place in (0, 5):
+                after = everything[place - 1] if place else None
+                page = self.where(order=order, name=["c", None, "a", "c"], after=after, limit=7, offset=2)
+                assert page == everything[place + 2 : place + 9]
+
     def test_paging_through_ties_and_absences_gives_every_row_once(self) -> None:
         self.shelf()
         for order in ((), ("name",), ("-name",), ("size", "-name"), ("-seen_at", "colour", "-shelf"), ("-weight",)):
