@@ -1,4 +1,4 @@
-"""Write the reference pages that are drawn from the code itself: events, api, errors, limits, schema.
+"""Write the reference pages that are drawn from the code itself: events, api, errors, limits, metrics, schema.
 
     python docs/generate.py             # write them
     python docs/generate.py --check     # exit 1 if a committed page is not what would be written
@@ -27,9 +27,11 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import errors, exchange, integrity, limits, log, notes, workflow
+from eventstore import errors, exchange, integrity, limits, log, metrics, notes, workflow
 from eventstore.packing import forms
+from eventstore.watching import Instrument
 from projections import connecting, readings, sessions, tables
+from projections import metrics as measured
 from projections import notes as noted
 from projections.leases import WORKERS
 from projections.projector import CURSORS
@@ -51,7 +53,7 @@ GIVEN = (
 INSIDE = {
     "EventStore": (
         *("draft", "write", "place", "now", "judged", "insert", "standing", "start", "fold", "gate", "fixed"),
-        *("reading", "stored_names"),
+        *("reading", "stored_names", "appending"),
     )
 }
 """Methods that are public for other rooms only; named, not explained."""
@@ -539,6 +541,29 @@ def limits_page() -> str:
         ("The number of entries, of streams and of rows has no bound: they are read page by page, and a view refuses "
         "to give more rows at once than it may rather than leave some out. `queued` runs are bounded where you say so, "
         "with `submit(max_queued=…)`."),
+    ]) + "\n"  # fmt: skip
+
+
+@page("metrics.md")
+def metrics_page() -> str:
+    """Every instrument, from the tables that make them."""
+
+    def table(title: str, found: tuple[Instrument, ...]) -> str:
+        rows = [
+            f"| `{item.name}` | {item.kind} | `{item.unit}` | {f'`{item.attribute}`' if item.attribute else ''} "
+            f"| {item.description} |"
+            for item in found
+        ]
+        return f"## {title}\n\n" + "\n".join(["| name | kind | unit | told apart by | |", "|---|---|---|---|---|", *rows])
+
+    return "\n\n".join([
+        "# Metrics",
+        NOTICE,
+        ("What a store tells of its work through OpenTelemetry's API; [how to have it told]"
+        "(../how-to/measure-with-opentelemetry.md). Names and units follow its semantic conventions. Each series "
+        "bears `db.namespace`, the database as it was named when it was opened."),
+        table("The log", metrics.INSTRUMENTS),
+        table("Runs and tables", (measured.RECOVERED, *measured.GAUGES)),
     ]) + "\n"  # fmt: skip
 
 

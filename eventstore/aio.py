@@ -172,10 +172,11 @@ class AsyncStream(Generic[S]):
         """
         if not events:
             return ()
-        if not self.stream.seen:
-            await self._loop.run(self.stream.refresh)
-        placed, cancelled = await self._loop.commit(self.stream.job(*events, **options))
-        recorded = self.stream.took(placed)
+        with self.stream.store.appending():
+            if not self.stream.seen:
+                await self._loop.run(self.stream.refresh)
+            placed, cancelled = await self._loop.commit(self.stream.job(*events, **options))
+            recorded = self.stream.took(placed)
         if cancelled:
             raise Committed(recorded)
         return recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from eventstore.gate import Redactor
     from eventstore.log import Log
     from eventstore.machine import Machine
+    from eventstore.metrics import Instruments, Metrics
     from eventstore.payloads import Json
 
 
@@ -64,11 +66,25 @@ def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: st
             raise InvalidArgument(name, value, f"is no option of {backend}, which takes {', '.join(known) or 'none'}")
 
 
+def instruments_for(metrics: Metrics) -> Instruments | None:
+    """What is told of what a store does, if anything is; see `metrics.instruments`.
+
+    Raises:
+        InvalidArgument: no provider, or OpenTelemetry's API is asked for and not installed.
+    """
+    if metrics is False or (metrics is None and "opentelemetry.metrics" not in sys.modules):
+        return None
+    from eventstore.metrics import instruments  # noqa: PLC0415 - who measures nothing pays nothing
+
+    return instruments(metrics)
+
+
 def connect(
     url: str | PathLike[str] | Log,
     *,
     machines: Sequence[Machine[Any]] = (RUN,),
     redactor: Redactor | None = None,
+    metrics: Metrics = None,
     **options: Any,
 ) -> EventStore:
     """A store without projections: the write side alone.
@@ -78,12 +94,17 @@ def connect(
         machines: whose events may be written.
         redactor: `(event type, fields) -> fields`; takes out of each payload, before it is written, what must not
             stand in a log.
+        metrics: an OpenTelemetry `MeterProvider`; True for the one that the program set, or will yet set; None for the
+            same where the program has imported OpenTelemetry's API; False for none.
         options: the backend's own.
 
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy: nothing was changed.
     """
+    instruments = instruments_for(metrics)
     store = EventStore(open_log(url, **options), machines, redactor=redactor)
+    if instruments is not None:
+        instruments.watch(store)
     record_loss(store)
     return store
 

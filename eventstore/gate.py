@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 from attrs import define, field
@@ -32,6 +32,9 @@ from eventstore.log import Entry, Head, Reading, Writing
 from eventstore.machine import Machine
 from eventstore.notes import FREE, NOTES
 from eventstore.payloads import Json, canonical, encode_json, to_microseconds
+
+if TYPE_CHECKING:
+    from eventstore.watching import Watch
 
 S = TypeVar("S", bound=Any)
 
@@ -106,6 +109,7 @@ class Gate:
         self._seals = {kind: seal for machine in self.machines.values() for kind, seal in machine.seals.items()}
         self.codec = Codec((*self._owner, *FREE), upcasters)
         self.inline: Inline | None = None
+        self.watch: Watch | None = None
         self._clock = clock
         self._redactor = redactor
         self._known = _Known(object(), Head(0, b"", 0))
@@ -244,6 +248,8 @@ class Gate:
             self._knows(transaction, entries)
             if self.inline is not None:
                 transaction.defer(self.inline, before, placed)
+            if self.watch is not None:
+                transaction.defer(self.watch.placed, before, placed)
 
     def standing(self, reading: Reading, stream: str, drafts: Sequence[Draft]) -> tuple[Recorded, ...] | None:
         """The entries that bear the drafts' key already; None if there is none.

@@ -10,9 +10,12 @@ from __future__ import annotations
 import _thread
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from attrs import define, frozen
+
+if TYPE_CHECKING:
+    from eventstore.watching import Watch
 
 T = TypeVar("T")
 Fold = Callable[[Any, "Head", Sequence[Any]], None]
@@ -210,6 +213,8 @@ class Log(Protocol):
     """What was acknowledged and is gone, where opening went on all the same; the store records it as an event."""
     remarks: tuple[str, ...]
     """What an operator ought to know of the storage as it was opened, though it is no fault."""
+    watch: Watch | None
+    """Who is told of each commit, where somebody measures."""
 
     @property
     def closed(self) -> bool:

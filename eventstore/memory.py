@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
@@ -21,6 +21,9 @@ from eventstore.errors import StoreClosed
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
 from eventstore.log import Census, Entry, Fold, Glance, Head, Loss, Member
+
+if TYPE_CHECKING:
+    from eventstore.watching import Watch
 
 T = TypeVar("T")
 
@@ -178,6 +181,7 @@ class MemoryLog:
     url = "memory:"
     remarks: tuple[str, ...] = ()
     loss: Loss | None = None
+    watch: Watch | None = None
 
     def __init__(self, disk: _Disk | None = None) -> None:
         self._disk = disk or _Disk()
@@ -199,8 +203,9 @@ class MemoryLog:
 
     def write(self, job: Callable[[MemoryTransaction], T], *, shared: bool = False) -> T:  # noqa: ARG002 - nothing to share
         """See `log.Log`."""
-        disk = self._disk
+        disk, watch = self._disk, self.watch
         self._refuse_inside()
+        begun = 0.0 if watch is None else watch.clock()
         with disk.write:
             if self._closed:
                 raise StoreClosed
@@ -214,6 +219,8 @@ class MemoryLog:
             with disk.grown:
                 disk.root, disk.name = transaction.root, transaction.after
                 disk.grown.notify_all()
+            if watch is not None:
+                watch.committed(transaction, 1, begun, None)
             return result
 
     def submit(self, members: Sequence[Member]) -> None:

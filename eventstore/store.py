@@ -8,7 +8,7 @@ spelled by the codec, what is durable by the backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
@@ -26,10 +26,13 @@ from eventstore.replaying import Opening
 if TYPE_CHECKING:
     import threading
 
+    from eventstore.watching import Watch
+
 S = TypeVar("S", bound=Any)
 T = TypeVar("T")
 Placed: TypeAlias = tuple[Folded[S], tuple[Recorded, ...], bool]
 """What an append's job returns: the stream's view, the events in their places, whether they are new."""
+_UNWATCHED: AbstractContextManager[None] = nullcontext()
 
 
 class EventStore:
@@ -58,6 +61,8 @@ class EventStore:
         self.log = log
         self.gate = Gate(machines, upcasters, clock, redactor)
         self.opening = Opening(self.gate)
+        self.watch: Watch | None = None
+        """Who is told of what is done here, where somebody measures it; see `metrics`."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +72,8 @@ class EventStore:
 
     def close(self) -> None:
         """Release files and locks; the second time it does nothing."""
+        if self.watch is not None:
+            self.watch.close()
         self.log.close()
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -78,6 +85,10 @@ class EventStore:
             InvalidArgument: a name that cannot be.
         """
         return Stream(self, check_name("stream", name), machine)
+
+    def appending(self) -> AbstractContextManager[None]:
+        """Goes round every append, whichever way it takes, so that it can be measured."""
+        return _UNWATCHED if self.watch is None else self.watch.appending()
 
     def append(self, stream: str, *events: object, **options: Any) -> tuple[Recorded, ...]:
         """Append to a stream without keeping a handle; arguments and errors are those of `Stream.append`."""
@@ -293,12 +304,13 @@ class Stream(Generic[S]):
         """
         if not events:
             return ()
-        self._known()  # a long history is folded before the write lock is taken
-        job = self.job(
-            *events, expected_version=expected_version, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at,
-            provided=provided,
-        )  # fmt: skip
-        return self.took(self.store.log.write(job, shared=True))
+        with self.store.appending():
+            self._known()  # a long history is folded before the write lock is taken
+            job = self.job(
+                *events, expected_version=expected_version, attempt=attempt, key=key, meta=meta,
+                occurred_at=occurred_at, provided=provided,
+            )  # fmt: skip
+            return self.took(self.store.log.write(job, shared=True))
 
     def job(
         self,
@@ -336,8 +348,9 @@ class Stream(Generic[S]):
                 self.name, events, attempt=attempt, key=key, meta=meta, occurred_at=occurred_at
             )
 
-        self._known()
-        return self.took(self.store.log.write(self._job(drafts), shared=True))
+        with self.store.appending():
+            self._known()
+            return self.took(self.store.log.write(self._job(drafts), shared=True))
 
     @property
     def seen(self) -> bool:

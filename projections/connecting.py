@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from eventstore.codec import Upcaster
-from eventstore.connecting import open_log, record_loss
+from eventstore.connecting import instruments_for, open_log, record_loss
 from eventstore.gate import Redactor
 from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
@@ -22,6 +22,7 @@ from projections.leases import Presence
 from projections.logs import LOGS
 from projections.memory import MemoryTables
 from projections.meta import META
+from projections.metrics import GAUGES, TableGauges
 from projections.projection import Projection
 from projections.projector import Projector
 from projections.runs import Runs
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from eventstore.log import Log
+    from eventstore.metrics import Metrics
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
@@ -61,6 +63,7 @@ def connect(
     app: App | None = None,
     system: System | None = None,
     tables: Tables | None = None,
+    metrics: Metrics = None,
     **options: Any,
 ) -> Runs:
     """Open a store with its projections.
@@ -70,6 +73,8 @@ def connect(
         app: machines and projections of one's own, beside the built-in ones; a redactor.
         system: clocks, sleeping and ids, for tests.
         tables: where rows are kept, beside a log of one's own; for our own logs it is known.
+        metrics: an OpenTelemetry `MeterProvider`; True for the one that the program set, or will yet set; None for the
+            same where the program has imported OpenTelemetry's API; False for none.
         options: the backend's own: `create`, `read_only`, `synchronous`, `busy_timeout` for SQLite.
 
     Raises:
@@ -77,6 +82,7 @@ def connect(
     """
     app = app or App()
     system = system or System()
+    instruments = instruments_for(metrics)
     log = open_log(url, **options)
     try:
         store = EventStore(
@@ -92,6 +98,8 @@ def connect(
         log.close()
         raise
     store.gate.inline = projector.inline
+    if instruments is not None:
+        instruments.watch(store, system.monotonic).observe(TableGauges(projector), GAUGES)
     record_loss(store)
     return Runs(store, projector, Presence(log, projector.tables, system), system)
 

@@ -20,6 +20,7 @@ from eventstore.limits import check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
+from projections.metrics import settled
 from projections.recovery import Recovery, overdue, runnable, settle, take
 from projections.tables import Range
 from projections.workflow_runs import RunRow
@@ -194,6 +195,8 @@ class Worker:
             stream.append(*events, expected_version=stream.version, attempt=attempt)
         except Refused:
             return False
+        if (watch := self._store.watch) is not None:
+            settled(watch, state, events)
         return True
 
     # --- claiming -----------------------------------------------------------------------------------------------

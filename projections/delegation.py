@@ -155,8 +155,9 @@ def _submit(
             calling.may_repeat(placed[0].state, stream.name, call_id, attempt)
         return [placed, *(job(transaction) for job in jobs)]
 
-    for handle, placed in zip(handles, store.log.write(together, shared=True), strict=True):
-        handle.took(placed)
+    with store.appending():
+        for handle, placed in zip(handles, store.log.write(together, shared=True), strict=True):
+            handle.took(placed)
 
 
 def _looking(provided: Provided, queued: RunQueued) -> Callable[[Writing], None]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -49,6 +49,9 @@ from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
 from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.witness import WitnessFile
+
+if TYPE_CHECKING:
+    from eventstore.watching import Watch
 
 T = TypeVar("T")
 
@@ -98,6 +101,7 @@ class SQLiteLog:
         self.loss: Loss | None = None
         """What a witness says is gone, where opening went on all the same; the store records it as an event."""
         self.remarks: tuple[str, ...] = ()
+        self.watch: Watch | None = None
         # Absolute at once: the process may change its folder before the next reader is opened. And the file itself, not
         # a link to it: SQLite keeps the WAL beside the file, and there must be one witness, whoever opens it how.
         self._path = Path(path).resolve() if Path(path).exists() else Path(path).absolute()
@@ -340,11 +344,13 @@ class SQLiteLog:
     def _commit(self, members: Sequence[Member]) -> None:
         """Run the members' jobs in one transaction and commit it; what is raised here is every member's."""
         self._settle()
-        connection = self._connection
+        connection, watch = self._connection, self.watch
+        begun = 0.0 if watch is None else watch.clock()
         try:
             transaction, lasts = self._performed(connection, members, apart=False)
         except HalfDone:
             transaction, lasts = self._performed(connection, members, apart=True)
+        ready = 0.0 if watch is None else watch.clock()
         try:
             connection.run("COMMIT")
         except sqlite3.Error as error:
@@ -360,6 +366,8 @@ class SQLiteLog:
         if self._waiting:
             with self._grown:
                 self._grown.notify_all()
+        if watch is not None:
+            watch.committed(transaction, len(members), begun, ready)
 
     def _performed(
         self, connection: Connection, members: Sequence[Member], *, apart: bool
