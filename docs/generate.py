@@ -554,7 +554,9 @@ def metrics_page() -> str:
             f"| {item.description} |"
             for item in found
         ]
-        return f"## {title}\n\n" + "\n".join(["| name | kind | unit | told apart by | |", "|---|---|---|---|---|", *rows])
+        return f"## {title}\n\n" + "\n".join(
+            ["| name | kind | unit | told apart by | |", "|---|---|---|---|---|", *rows]
+        )
 
     return "\n\n".join([
         "# Metrics",
