@@ -16,6 +16,7 @@ from eventstore.workflow import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from eventstore.gate import Redactor
     from eventstore.log import Log
@@ -58,6 +59,20 @@ def path_of(url: str | PathLike[str]) -> str | None:
     if separator and scheme != "sqlite":
         raise InvalidArgument("url", name, "knows no such scheme; use a path, sqlite:///path or memory:")
     return (rest.removeprefix("/") or rest) if separator else name
+
+
+def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = False) -> Log:
+    """The log in this file that is a copy of another, or becomes it where there is none: same id, opened likewise.
+
+    Raises:
+        CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
+    """
+    if (copied_to := getattr(log, "copied_to", None)) is not None:
+        copy: Log = copied_to(path, create=create, read_only=read_only)
+        return copy
+    from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - as above
+
+    return SQLiteLog(path, create=create, read_only=read_only, identity=log.id)
 
 
 def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: str) -> None:

@@ -46,6 +46,8 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── DatabaseBusy            another process holds the write lock for too long
     ├── OutcomeUnknown          the disk failed in the very commit: it may stand, or not
     ├── LostTail                acknowledged entries are gone
+    ├── BackupRefused           no backup was made; earlier ones in the folder stand as they were
+    ├── RestoreRefused          no log was made of a backup
     ├── ForkedStore             a handle was carried into a child process
     ├── StoreClosed             the handle was closed
     ├── WorkerClosed            the worker was closed and takes up nothing more
@@ -630,6 +632,26 @@ class LostTail(EventStoreError):
             f"{self.url} ends at position {self.found}, but position {self.expected} was acknowledged{wal}: restore a "
             "backup, or go on without what is gone with `runfold verify --accept-loss`"
         )
+
+
+class BackupRefused(EventStoreError):
+    """No backup was made into this folder; earlier ones in it stand as they were."""
+
+    folder: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"nothing was backed up to {self.folder}: {self.reason}"
+
+
+class RestoreRefused(EventStoreError):
+    """No log was made of the backup in this folder; nothing stands in its place."""
+
+    folder: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"nothing was restored from {self.folder}: {self.reason}"
 
 
 class ForkedStore(EventStoreError):

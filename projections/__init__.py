@@ -1,7 +1,7 @@
 """The read side of Runfold and the daemon: rows that are folds of the log, workers that survive being killed."""
 
 from projections.attempt import Answer, Attempt
-from projections.connecting import App, aconnect, connect
+from projections.connecting import App, aconnect, connect, restore
 from projections.daemon import Worker, stop_on_sigterm
 from projections.delegation import Child
 from projections.projection import Projection
@@ -27,5 +27,6 @@ __all__ = [
     "Worker",
     "aconnect",
     "connect",
+    "restore",
     "stop_on_sigterm",
 ]

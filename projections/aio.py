@@ -106,6 +106,7 @@ class AsyncRuns:
     rebuild = _awaited(Runs.rebuild)
     check = _awaited(Runs.check)
     verify = _awaited(Runs.verify)
+    backup = _awaited(Runs.backup)
 
     async def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> AsyncWorker:
         """A worker of this process; see `Runs.worker`."""

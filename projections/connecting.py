@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from functools import partial
+from os import fspath
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from eventstore.codec import Upcaster
-from eventstore.connecting import instruments_for, open_log, record_loss
+from eventstore.connecting import instruments_for, open_log, path_of, record_loss
+from eventstore.errors import InvalidArgument, ReplayRefused
 from eventstore.gate import Redactor
 from eventstore.machine import Machine
 from eventstore.memory import MemoryLog
@@ -25,6 +28,7 @@ from projections.meta import META
 from projections.metrics import GAUGES, TableGauges
 from projections.projection import Projection
 from projections.projector import Projector
+from projections.rebuilding import Progress, Report
 from projections.runs import Runs
 from projections.system import System
 from projections.texts import TEXTS
@@ -34,7 +38,9 @@ from projections.working_folders import WORKING_FOLDERS
 
 if TYPE_CHECKING:
     from os import PathLike
+    from pathlib import Path
 
+    from eventstore.backups import Restored
     from eventstore.log import Log
     from eventstore.metrics import Metrics
     from projections.aio import AsyncRuns
@@ -102,6 +108,47 @@ def connect(
         instruments.watch(store, system.monotonic).observe(TableGauges(projector), GAUGES)
     record_loss(store)
     return Runs(store, projector, Presence(log, projector.tables, system), system)
+
+
+def restore(
+    folder: str | PathLike[str],
+    url: str | PathLike[str],
+    *,
+    app: App | None = None,
+    system: System | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[Restored, Report | None]:
+    """Make a store of a backup, where nothing stands yet: its log, proved, and its tables, made anew from it.
+
+    Args:
+        folder: of the backup; see `Runs.backup`.
+        url: of the database to be made; its folder must exist.
+        app: machines and projections of one's own.
+        system: clocks, sleeping and ids, for tests.
+        progress: called with (entries done, entries in all), once over while copying, then while making the tables.
+        options: the backend's own.
+
+    Returns:
+        What was restored; and how the tables were made, None if a machine refuses an entry: then `rebuild` tells.
+
+    Raises:
+        RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
+        InvalidArgument: a URL that names no file.
+    """
+    from eventstore.backups import restore as restore_log  # noqa: PLC0415 - seldom needed
+
+    target = path_of(url)
+    if target is None:
+        raise InvalidArgument("url", fspath(url), "names no file; a backup is restored into one")
+    reports: list[Report] = []
+
+    def make_tables(path: Path) -> None:
+        with connect(path, app=app, system=system, **options) as runs, suppress(ReplayRefused):
+            reports.append(runs.rebuild(progress=progress))
+
+    restored = restore_log(folder, target, finish=make_tables, progress=progress, **options)
+    return restored, (reports[0] if reports else None)
 
 
 class aconnect:  # noqa: N801 - called as a function is, then entered or awaited

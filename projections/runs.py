@@ -54,7 +54,9 @@ from projections.working_folders import WORKING_FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from os import PathLike
 
+    from eventstore.backups import Backup
     from eventstore.codec import Recorded
     from eventstore.payloads import Json
     from eventstore.store import EventStore, Stream
@@ -424,6 +426,29 @@ class Runs(Submitting):
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Prove the tables against the log; see `rebuilding.Rebuilder.check`."""
         return self._rebuilder.check(*names, skip_invalid=skip_invalid, progress=progress)
+
+    def backup(
+        self, folder: str | PathLike[str], *, everything: bool = False, progress: Progress | None = None
+    ) -> Backup:
+        """Bring a folder up to the log as it is now, beside writers; see `eventstore.backups.back_up`.
+
+        Args:
+            folder: an empty one, one that is not there yet, or one with earlier backups of this log.
+            everything: prove all that the folder holds, and not only what is new.
+            progress: called after each page with (entries copied, entries to copy).
+
+        Raises:
+            BackupRefused: it holds something else, or the log does not prove; earlier backups stand as they were.
+        """
+        from eventstore.backups import back_up  # noqa: PLC0415 - who makes none need not wait for it
+
+        return back_up(
+            self.store.log,
+            folder,
+            everything=everything,
+            microseconds=self._system.microseconds,
+            progress=progress,
+        )
 
     def standings(self) -> list[Standing]:
         """How each projection stands to the log: how far it is, and why it cannot answer if so."""

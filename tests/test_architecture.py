@@ -39,7 +39,7 @@ def test_the_faces_hold_these_names_and_no_more():
     ]  # fmt: skip
     assert sorted(projections.__all__) == [
         "Answer", "App", "Attempt", "Child", "Projection", "Range", "Recovery", "Report", "Runs", "System", "View",
-        "Worker", "aconnect", "connect", "stop_on_sigterm",
+        "Worker", "aconnect", "connect", "restore", "stop_on_sigterm",
     ]  # fmt: skip
     for face in (eventstore, projections):
         assert all(hasattr(face, name) for name in face.__all__)

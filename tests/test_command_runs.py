@@ -11,6 +11,7 @@ import pytest
 
 import projections
 from eventstore.files import OperatingSystem
+from eventstore.making import making, sweep
 from eventstore.workflow import (
     RUN,
     ConfirmationExpired,
@@ -24,7 +25,6 @@ from eventstore.workflow import (
     UsageRecorded,
 )
 from projections.cli import log
-from projections.cli.making import making, sweep
 from projections.connecting import BUILT_IN
 from tests.commanding import INPUT, TRACE, asked, live_database, plain_surroundings, process, runfold, traced_database  # noqa: F401 - fixtures
 

@@ -75,6 +75,7 @@ class SQLiteLog:
         accept_loss: open although acknowledged entries are gone, which `loss` then tells; better than True is the name
             of who accepts it.
         files: the port for file work.
+        identity: the id of a log that is made here: of the one that it is to be a copy of; its own unless given.
 
     Raises:
         CannotOpen: no such folder or file, not a database, or another program's.
@@ -93,6 +94,7 @@ class SQLiteLog:
         busy_timeout: float = 60.0,
         accept_loss: bool | str = False,
         files: Files | None = None,
+        identity: str | None = None,
     ) -> None:
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidArgument("synchronous", synchronous, "must be 'FULL' or 'NORMAL'")
@@ -123,7 +125,7 @@ class SQLiteLog:
         self._look_for_loss(accept_loss=accept_loss)
         self._connection = self._open()
         try:
-            self._prepare()
+            self._prepare(identity)
             self.id: str = self._identity(self._connection)
         except BaseException:
             self._connection.close()
@@ -194,7 +196,7 @@ class SQLiteLog:
                 kept = str(aside)
         return LostTail(self.url, loss.expected, loss.found, kept)
 
-    def _prepare(self) -> None:
+    def _prepare(self, identity: str | None) -> None:
         try:
             found = schema_version(self._connection, self.url)
             if found < len(MIGRATIONS) and self.read_only:
@@ -202,7 +204,7 @@ class SQLiteLog:
             if not self.read_only:
                 self._switch_to_wal()
             if found < len(MIGRATIONS):
-                migrate(self._connection, self.url)
+                migrate(self._connection, self.url, identity)
         except sqlite3.Error as error:
             raise explained(error, self.url, self._busy_timeout) from error
 
@@ -227,6 +229,17 @@ class SQLiteLog:
                 time.sleep(0.005)
             else:
                 return
+
+    def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False) -> SQLiteLog:
+        """Open the log in another file that is a copy of this one, or becomes it: it is the same log, opened likewise.
+
+        Raises:
+            CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
+        """
+        timeout, files = self._busy_timeout, self._files
+        return SQLiteLog(
+            path, create=create, read_only=read_only, busy_timeout=timeout, files=files, identity=self.id
+        )  # fmt: skip
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -146,8 +146,11 @@ def _name(statement: str) -> str:
     return next(word for word in words[1:] if word not in ("TABLE", "UNIQUE", "INDEX", "TRIGGER"))
 
 
-def migrate(connection: sqlite3.Connection, url: str) -> None:
-    """Bring the schema up to date, in one transaction; another process may have been first."""
+def migrate(connection: sqlite3.Connection, url: str, identity: str | None = None) -> None:
+    """Bring the schema up to date, in one transaction; another process may have been first.
+
+    A log that begins here has this identity, or one of its own.
+    """
     import sqlite_utils  # noqa: PLC0415 - see above
 
     migrations = sqlite_utils.Migrations("runfold")
@@ -157,8 +160,10 @@ def migrate(connection: sqlite3.Connection, url: str) -> None:
     # sqlite-utils' own transactions begin deferred; inside this one they become savepoints.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if schema_version(connection, url) < len(MIGRATIONS):
+        if (found := schema_version(connection, url)) < len(MIGRATIONS):
             migrations.apply(database)
+            if identity is not None and not found:
+                connection.execute("UPDATE log SET id = ?", (identity,))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")

@@ -51,6 +51,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "recover": ("projections.cli.tables", "Settle what dead workers left."),
         "rebuild": ("projections.cli.tables", "Make the tables anew from the log, or check them."),
         "verify": ("projections.cli.tables", "Prove storage, chain, machines and tables."),
+        "backup": ("projections.cli.backups", "Bring a backup folder up to the log as it is now."),
+        "restore": ("projections.cli.backups", "Make a database of a backup."),
         "doctor": ("projections.cli.doctor", "Examine the installation and a database."),
         "demo": ("projections.cli.demo", "Perform runs under kill -9 and prove the result."),
     },

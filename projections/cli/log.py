@@ -19,9 +19,9 @@ from eventstore.errors import CannotOpen, InvalidArgument
 from eventstore.exchange import Imported, export_lines, import_lines
 from eventstore.files import OperatingSystem
 from eventstore.limits import check_name
+from eventstore.making import making, publish, sweep
 from eventstore.workflow import Phase
 from projections.cli import output
-from projections.cli.making import making, sweep
 from projections.cli.opening import connect, same_file, store_command
 from projections.cli.telling import Teller
 
@@ -156,16 +156,9 @@ def _into(database: str, app: str | None, done: list[Imported]) -> Iterator[Runs
 
 
 def _publish(part: Path, target: Path, done: list[Imported]) -> None:
-    files = OperatingSystem()
-    wal = part.with_name(f"{part.name}-wal")
-    whole = not (wal.exists() and wal.stat().st_size)  # closed, it has all in one file, unless the disk failed
-    if not (whole and files.publish(part, target)):
+    if (why := publish(OperatingSystem(), part, target)) is not None:
         done.clear()
-        why = f"{target} came into being meanwhile" if whole else "the disk failed when it was closed"
         raise click.ClickException(f"{why}: nothing was imported; try again")
-    with suppress(OSError):  # without it a lost tail is noticed from the next append on
-        if witness := files.read(part.with_name(f"{part.name}-witness")):
-            files.put(target.with_name(f"{target.name}-witness"), witness)
 
 
 def _check_source(name: str, database: str) -> None:

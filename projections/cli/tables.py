@@ -68,7 +68,7 @@ def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, 
     the row. Exits 1 if something was found or left out.
     """
     began = time.monotonic()
-    with _progress() as progress:
+    with watched() as progress:
         work = runs.check if check else runs.rebuild
         report = work(*name, skip_invalid=skip_invalid, progress=progress)
     if as_json:
@@ -92,7 +92,7 @@ def verify(database: str, app: str | None, accept_loss: bool, by: str | None, as
     if by and not accept_loss:
         raise click.UsageError("--by says who accepts a loss; give --accept-loss with it")
     accepted: str | bool = accept_loss and (by or login_name())
-    with connect(database, app, accept_loss=accepted) as runs, _progress() as progress:
+    with connect(database, app, accept_loss=accepted) as runs, watched() as progress:
         loss = runs.store.log.loss
         verification = runs.verify(progress=progress)
     if as_json:
@@ -125,7 +125,7 @@ def _gone(loss: Loss) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Listener | None]:
+def watched() -> Iterator[Listener | None]:
     """A bar with rate and time left, where somebody watches."""
     if not sys.stderr.isatty():
         yield None

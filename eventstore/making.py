@@ -21,6 +21,8 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eventstore.files import Files
+
 
 @contextmanager
 def making(target: Path) -> Iterator[Path]:
@@ -58,6 +60,19 @@ def sweep(target: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(held)
+
+
+def publish(files: Files, part: Path, target: Path) -> str | None:
+    """Give a database that was made and closed the name that it is known by; None, or why it did not get it."""
+    wal = part.with_name(f"{part.name}-wal")
+    if wal.exists() and wal.stat().st_size:  # closed, it has all in one file, unless the disk failed
+        return "the disk failed when it was closed"
+    if not files.publish(part, target):
+        return f"{target} came into being meanwhile"
+    with suppress(OSError):  # without it a lost tail is noticed from the next append on
+        if witness := files.read(part.with_name(f"{part.name}-witness")):
+            files.put(target.with_name(f"{target.name}-witness"), witness)
+    return None
 
 
 def _prefix(target: Path) -> str:

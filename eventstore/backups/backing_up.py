@@ -1,0 +1,169 @@
+"""Making a backup: what is new is copied behind what the folder holds, proved, and then told by the manifest.
+
+The set is that of one moment, the head as the backup found it. What was there before is let stand, so a backup that is
+refused, killed, or runs out of space costs none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from eventstore.backups.copying import Progress, Unproved, copy, hash_at, head_of, prove
+from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
+from eventstore.connecting import open_copy
+from eventstore.errors import BackupRefused, LostTail
+from eventstore.files import Files, OperatingSystem
+from eventstore.gate import microseconds_now
+from eventstore.integrity import genesis
+from eventstore.log import Cursor
+from eventstore.payloads import from_microseconds, to_iso
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from eventstore.log import Log
+
+_ELSEWHERE = "keep this folder and back up into a new one"
+
+
+@frozen
+class Backup:
+    """What one backup did, and what the folder holds since."""
+
+    folder: str
+    log: str
+    """The id of the log."""
+    position: int
+    """Of the last entry in the folder: all up to it stand there."""
+    hash: str
+    """The hash there, as hex."""
+    entries: int
+    """Copied by this backup; the others stood already."""
+    proved: int
+    """Read back and proved by the chain, from the last one backward."""
+    bytes: int
+    """By how many the folder grew."""
+
+
+def back_up(
+    log: Log,
+    folder: str | PathLike[str],
+    *,
+    everything: bool = False,
+    files: Files | None = None,
+    microseconds: Callable[[], int] = microseconds_now,
+    progress: Progress | None = None,
+) -> Backup:
+    """Bring a backup folder up to the head of a log, beside its writers.
+
+    Args:
+        log: open, for reading at least.
+        folder: an empty one, one that is not there yet, or one with earlier backups of this log.
+        everything: read back and prove all that the folder holds, and not only what is new.
+        files: the port for file work.
+        microseconds: the clock.
+        progress: called after each page with (entries copied, entries to copy).
+
+    Raises:
+        BackupRefused: the folder holds something else, or the log does not prove; earlier backups stand as they were.
+    """
+    files = files or OperatingSystem()
+    path = Path(folder)
+    with _held(files, path) as last:
+        if last is not None and last.log != log.id:
+            raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
+        before = _size(files, path)
+        until = head_of(log)
+        begun, copied = _grown(log, path, last, until, progress)
+        start = Cursor(0, genesis(log.id)) if everything or last is None else min(last.head, begun, key=_position)
+        try:
+            with closing(open_copy(log, path / DATABASE, read_only=True)) as written:
+                prove(written, start, until)
+        except Unproved as error:
+            reason = f"what stands in it does not prove: {error}; look at its disk, {_ELSEWHERE}"
+            raise BackupRefused(str(path), reason) from error
+        manifest = Manifest(log.id, until.position, until.hash.hex(), to_iso(from_microseconds(microseconds())))
+        files.put(path / MANIFEST, manifest.encode())
+        grown = _size(files, path) - before
+    return Backup(
+        str(path), log.id, until.position, manifest.hash, copied, proved=until.position - start.position, bytes=grown
+    )
+
+
+def _position(cursor: Cursor) -> int:
+    return cursor.position
+
+
+@contextmanager
+def _held(files: Files, folder: Path) -> Iterator[Manifest | None]:
+    """The folder, made if it is not there and held for the time of the block; what the last backup says.
+
+    Raises:
+        BackupRefused: it is somebody else's, or somebody works in it.
+    """
+    try:
+        names = files.names(folder)
+    except NotADirectoryError as error:
+        raise BackupRefused(str(folder), "it is a file; name a folder") from error
+    if names and not {LOCK, DATABASE, MANIFEST} & {*names}:
+        raise BackupRefused(str(folder), "it holds other things; name an empty folder, or one that is not there yet")
+    files.folder(folder)
+    try:
+        with files.lock(folder / LOCK):
+            yield _last(files, folder)
+    except BlockingIOError as error:
+        raise BackupRefused(str(folder), "another backup or restore works in it; wait for its end") from error
+
+
+def _last(files: Files, folder: Path) -> Manifest | None:
+    try:
+        last = manifest_in(files, folder)
+    except ValueError as error:
+        raise BackupRefused(str(folder), f"its {MANIFEST} {error}, or {_ELSEWHERE}") from error
+    if last is not None and files.stat(folder / DATABASE) is None:
+        raise BackupRefused(str(folder), f"its {DATABASE} is gone; {_ELSEWHERE}")
+    return last
+
+
+def _grown(
+    log: Log, folder: Path, last: Manifest | None, until: Cursor, progress: Progress | None
+) -> tuple[Cursor, int]:
+    """Copy what is new; where the copy ended before, and how many entries were copied."""
+    try:
+        with closing(open_copy(log, folder / DATABASE, create=True)) as written:
+            begun = head_of(written)
+            if (reason := _differs(log, written, last, begun, until)) is not None:
+                raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}")
+            return begun, copy(log, written, until, progress)
+    except LostTail as error:
+        reason = f"it held entries up to position {error.expected} and ends at {error.found}"
+        raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}") from error
+    except Unproved as error:
+        reason = f"the log itself does not prove: {error}; look at `runfold verify`"
+        raise BackupRefused(str(folder), reason) from error
+
+
+def _differs(log: Log, written: Log, last: Manifest | None, begun: Cursor, until: Cursor) -> str | None:
+    """Why this copy cannot be gone on with, if so."""
+    if written.id != log.id:
+        return "it holds a backup of another log"
+    if last is not None and hash_at(written, last.position) != last.head.hash:
+        return f"its {DATABASE} is not what {MANIFEST} tells of"
+    if begun.position > until.position:
+        ends = f"it holds entries up to position {begun.position}, and the log ends at {until.position}"
+        return f"{ends}: the log was rolled back, or is an older copy"
+    if hash_at(log, begun.position) != begun.hash:
+        return (
+            f"at position {begun.position} it holds another entry than the log: one of them was rolled back and went on"
+        )
+    return None
+
+
+def _size(files: Files, folder: Path) -> int:
+    found = (files.stat(folder / name) for name in files.names(folder))
+    return sum(stat.size for stat in found if stat is not None)

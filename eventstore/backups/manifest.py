@@ -1,0 +1,71 @@
+"""`backup.json`: what a backup folder held, proved, when the last backup into it ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, frozen
+
+from eventstore.log import Cursor
+
+if TYPE_CHECKING:
+    from eventstore.files import Files
+
+DATABASE = "log.db"
+MANIFEST = "backup.json"
+LOCK = "lock"
+_FORMAT = 1
+
+
+@frozen
+class Manifest:
+    """What one backup says of itself."""
+
+    log: str
+    """The id of the log that it is a copy of."""
+    position: int
+    """Of the last entry that was proved."""
+    hash: str
+    """The hash there, as hex."""
+    made_at: str
+    """When the backup ended; ISO 8601, UTC."""
+    format: int = _FORMAT
+
+    @property
+    def head(self) -> Cursor:
+        """The place up to which it was proved."""
+        return Cursor(self.position, bytes.fromhex(self.hash))
+
+    def encode(self) -> bytes:
+        """The file's bytes, for people as well."""
+        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """What the bytes say.
+
+        Raises:
+            ValueError: they are damaged, or of a newer release; with the reason.
+        """
+        try:
+            said: dict[str, Any] = json.loads(data)
+            if said["format"] != _FORMAT:
+                raise ValueError(f"is of format {said['format']}, and this release reads {_FORMAT}; update Runfold")
+            manifest = cls(**said)
+            if type(manifest.position) is not int or len(manifest.head.hash) != 32:  # noqa: PLR2004 - SHA-256
+                raise TypeError  # noqa: TRY301
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError("is damaged") from error
+        return manifest
+
+
+def manifest_in(files: Files, folder: Path) -> Manifest | None:
+    """The manifest of a backup folder; None where no backup into it ever ended.
+
+    Raises:
+        ValueError: see `Manifest.decode`.
+    """
+    data = files.read(folder / MANIFEST)
+    return None if data is None else Manifest.decode(data)

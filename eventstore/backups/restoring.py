@@ -1,0 +1,134 @@
+"""Making a log of a backup again: beside its place, proved, and only then under its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from eventstore.backups.copying import Progress, Unproved, copy, hash_at, head_of, prove
+from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
+from eventstore.connecting import open_copy, open_log
+from eventstore.errors import LostTail, RestoreRefused
+from eventstore.files import Files, OperatingSystem
+from eventstore.integrity import genesis
+from eventstore.log import Cursor
+from eventstore.making import making, publish, sweep
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from eventstore.log import Log
+
+_BESIDE = ("", "-wal", "-shm", "-journal", "-witness", "-archive", "-blobs")
+"""What a database and the files beside it are called."""
+
+
+@frozen
+class Restored:
+    """What was made of a backup."""
+
+    database: str
+    log: str
+    """The id of the log: it is the same log, as it was then."""
+    position: int
+    """Of its last entry."""
+    hash: str
+    """The hash there, as hex; a reader whose cursor lies behind it gets `CursorConflict`."""
+    made_at: str
+    """When the last backup into the folder ended."""
+
+
+def restore(
+    folder: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    finish: Callable[[Path], None] | None = None,
+    files: Files | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Restored:
+    """Make a log of a backup, in a place where nothing stands.
+
+    Every entry is proved when it is read and when it was written; the database gets its name when all of it is whole.
+
+    Args:
+        folder: of the backup, which is not changed.
+        target: the database to be made; its folder must exist, and neither it nor any file that belongs to it.
+        finish: what else is to be done with the new database, closed, before it gets its name: making its tables.
+        files: the port for file work.
+        progress: called after each page with (entries copied, entries to copy).
+        options: the backend's own, for the backup's database and the new one.
+
+    Raises:
+        RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
+    """
+    files = files or OperatingSystem()
+    source, place = Path(folder), Path(target).absolute()
+    with ExitStack() as stack:
+        manifest = _manifest(files, source, stack)
+        _refuse_standing(source, place)
+        try:
+            written = stack.enter_context(making(place)) / place.name
+        except OSError as error:
+            raise RestoreRefused(str(source), f"{place} cannot be made ({error.strerror})") from error
+        head = _copied(source, manifest, written, progress, {**options, "files": files})
+        if finish is not None:
+            finish(written)
+        if (why := publish(files, written, place)) is not None:
+            raise RestoreRefused(str(source), f"{why}; try again")
+    return Restored(str(target), manifest.log, head.position, head.hash.hex(), manifest.made_at)
+
+
+def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:
+    try:
+        if files.read(folder / MANIFEST) is not None:
+            stack.enter_context(files.lock(folder / LOCK))
+        manifest = manifest_in(files, folder)
+    except BlockingIOError as error:
+        raise RestoreRefused(str(folder), "a backup or restore works in it; wait for its end") from error
+    except (ValueError, NotADirectoryError) as error:
+        raise RestoreRefused(str(folder), f"its {MANIFEST} {error}") from error
+    if manifest is None:
+        raise RestoreRefused(str(folder), f"no backup into it ever ended: it has no {MANIFEST}; check the name")
+    return manifest
+
+
+def _refuse_standing(folder: Path, place: Path) -> None:
+    if not place.parent.is_dir():
+        raise RestoreRefused(str(folder), f"the folder {place.parent} does not exist; make it first")
+    sweep(place)
+    for suffix in _BESIDE:
+        beside = place.with_name(place.name + suffix)
+        if os.path.lexists(beside):
+            raise RestoreRefused(str(folder), f"{beside} stands already; move it away, or choose another name")
+
+
+def _copied(
+    folder: Path, manifest: Manifest, place: Path, progress: Progress | None, options: dict[str, Any]
+) -> Cursor:
+    """Copy the backup's log, read it back, and tell where it ends."""
+    try:
+        with closing(open_log(folder / DATABASE, create=False, read_only=True, **options)) as source:
+            _refuse_another(folder, source, manifest)
+            head = head_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
+            with closing(open_copy(source, place, create=True)) as written:
+                copy(source, written, head, progress)
+            with closing(open_copy(source, place, read_only=True)) as written:
+                prove(written, Cursor(0, genesis(source.id)), head)
+    except Unproved as error:
+        raise RestoreRefused(str(folder), f"it does not prove: {error}") from error
+    except LostTail as error:
+        reason = f"it held entries up to position {error.expected} and ends at {error.found}"
+        raise RestoreRefused(str(folder), f"{reason}; look at {error.url}, or take another backup") from error
+    return head
+
+
+def _refuse_another(folder: Path, source: Log, manifest: Manifest) -> None:
+    if source.id != manifest.log or hash_at(source, manifest.position) != manifest.head.hash:
+        reason = f"its {DATABASE} is not what {MANIFEST} tells of; take another backup"
+        raise RestoreRefused(str(folder), reason)
