@@ -27,7 +27,7 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import errors, exchange, integrity, limits, log, metrics, notes, workflow
+from eventstore import backups, errors, exchange, integrity, limits, log, metrics, notes, workflow
 from eventstore.packing import forms
 from eventstore.watching import Instrument
 from projections import connecting, readings, sessions, tables
@@ -48,6 +48,7 @@ GIVEN = (
     *(readings.Message, readings.Round, readings.ToolCall),
     *(sessions.History, readings.HistoryMessage, sessions.Ancestor),
     noted.LogEntry,
+    *(backups.Backup, backups.Restored, connecting.Restoration),
 )
 """What `Runs` and its nouns give."""
 INSIDE = {

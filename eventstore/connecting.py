@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventstore.machine import Machine
     from eventstore.metrics import Instruments, Metrics
     from eventstore.payloads import Json
+    from eventstore.sqlite import SQLiteLog
 
 
 def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
@@ -61,14 +62,14 @@ def path_of(url: str | PathLike[str]) -> str | None:
     return (rest.removeprefix("/") or rest) if separator else name
 
 
-def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = False) -> Log:
+def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = False) -> SQLiteLog:
     """The log in this file that is a copy of another, or becomes it where there is none: same id, opened likewise.
 
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
     """
     if (copied_to := getattr(log, "copied_to", None)) is not None:
-        copy: Log = copied_to(path, create=create, read_only=read_only)
+        copy: SQLiteLog = copied_to(path, create=create, read_only=read_only)
         return copy
     from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - as above
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from functools import partial
 from os import fspath
 from typing import TYPE_CHECKING, Any
@@ -110,6 +109,15 @@ def connect(
     return Runs(store, projector, Presence(log, projector.tables, system), system)
 
 
+@frozen
+class Restoration:
+    """What was made of a backup."""
+
+    log: Restored
+    tables: Report | str
+    """How they were made of the log; or why not, where a machine refuses an entry. The log itself is whole."""
+
+
 def restore(
     folder: str | PathLike[str],
     url: str | PathLike[str],
@@ -118,7 +126,7 @@ def restore(
     system: System | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> tuple[Restored, Report | None]:
+) -> Restoration:
     """Make a store of a backup, where nothing stands yet: its log, proved, and its tables, made anew from it.
 
     Args:
@@ -129,9 +137,6 @@ def restore(
         progress: called with (entries done, entries in all), once over while copying, then while making the tables.
         options: the backend's own.
 
-    Returns:
-        What was restored; and how the tables were made, None if a machine refuses an entry: then `rebuild` tells.
-
     Raises:
         RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
         InvalidArgument: a URL that names no file.
@@ -141,14 +146,17 @@ def restore(
     target = path_of(url)
     if target is None:
         raise InvalidArgument("url", fspath(url), "names no file; a backup is restored into one")
-    reports: list[Report] = []
+    tables: list[Report | str] = []
 
     def make_tables(path: Path) -> None:
-        with connect(path, app=app, system=system, **options) as runs, suppress(ReplayRefused):
-            reports.append(runs.rebuild(progress=progress))
+        with connect(path, app=app, system=system, **options) as runs:
+            try:
+                tables.append(runs.rebuild(progress=progress))
+            except ReplayRefused as refused:
+                tables.append(str(refused))
 
-    restored = restore_log(folder, target, finish=make_tables, progress=progress, **options)
-    return restored, (reports[0] if reports else None)
+    log = restore_log(folder, target, finish=make_tables, progress=progress, **options)
+    return Restoration(log, *tables)
 
 
 class aconnect:  # noqa: N801 - called as a function is, then entered or awaited

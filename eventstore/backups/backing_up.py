@@ -7,7 +7,7 @@ refused, killed, or runs out of space costs none of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,24 +79,14 @@ def back_up(
             raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
         before = _size(files, path)
         until = head_of(log)
-        begun, copied = _grown(log, path, last, until, progress)
-        start = Cursor(0, genesis(log.id)) if everything or last is None else min(last.head, begun, key=_position)
-        try:
-            with closing(open_copy(log, path / DATABASE, read_only=True)) as written:
-                prove(written, start, until)
-        except Unproved as error:
-            reason = f"what stands in it does not prove: {error}; look at its disk, {_ELSEWHERE}"
-            raise BackupRefused(str(path), reason) from error
+        start = Cursor(0, genesis(log.id)) if everything or last is None else last.head
+        copied = _grown(log, path, last=last, until=until, start=start, progress=progress)
         manifest = Manifest(log.id, until.position, until.hash.hex(), to_iso(from_microseconds(microseconds())))
         files.put(path / MANIFEST, manifest.encode())
         grown = _size(files, path) - before
     return Backup(
         str(path), log.id, until.position, manifest.hash, copied, proved=until.position - start.position, bytes=grown
     )
-
-
-def _position(cursor: Cursor) -> int:
-    return cursor.position
 
 
 @contextmanager
@@ -131,25 +121,34 @@ def _last(files: Files, folder: Path) -> Manifest | None:
 
 
 def _grown(
-    log: Log, folder: Path, last: Manifest | None, until: Cursor, progress: Progress | None
-) -> tuple[Cursor, int]:
-    """Copy what is new; where the copy ended before, and how many entries were copied."""
-    try:
-        with closing(open_copy(log, folder / DATABASE, create=True)) as written:
-            begun = head_of(written)
-            if (reason := _differs(log, written, last, begun, until)) is not None:
+    log: Log, folder: Path, *, last: Manifest | None, until: Cursor, start: Cursor, progress: Progress | None
+) -> int:
+    """Copy what is new, and prove what the folder holds from a place on; how many entries were copied."""
+    path = folder / DATABASE
+    with ExitStack() as stack:
+        try:
+            written = open_copy(log, path, create=True)
+            stack.callback(written.rest)
+            if (reason := _differs(log, written, last, until)) is not None:
                 raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}")
-            return begun, copy(log, written, until, progress)
-    except LostTail as error:
-        reason = f"it held entries up to position {error.expected} and ends at {error.found}"
-        raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}") from error
-    except Unproved as error:
-        reason = f"the log itself does not prove: {error}; look at `runfold verify`"
-        raise BackupRefused(str(folder), reason) from error
+            copied = copy(log, written, until, progress)
+        except LostTail as error:
+            reason = f"it held entries up to position {error.expected} and ends at {error.found}"
+            raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}") from error
+        except Unproved as error:
+            reason = f"the log itself does not prove: {error}; look at `runfold verify`"
+            raise BackupRefused(str(folder), reason) from error
+        try:
+            prove(stack.enter_context(closing(open_copy(log, path, read_only=True))), start, until)
+        except Unproved as error:
+            reason = f"what stands in it does not prove: {error}; look at its disk, {_ELSEWHERE}"
+            raise BackupRefused(str(folder), reason) from error
+    return copied
 
 
-def _differs(log: Log, written: Log, last: Manifest | None, begun: Cursor, until: Cursor) -> str | None:
+def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> str | None:
     """Why this copy cannot be gone on with, if so."""
+    begun = head_of(written)
     if written.id != log.id:
         return "it holds a backup of another log"
     if last is not None and hash_at(written, last.position) != last.head.hash:

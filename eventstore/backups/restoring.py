@@ -68,10 +68,10 @@ def restore(
         RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
     """
     files = files or OperatingSystem()
-    source, place = Path(folder), Path(target).absolute()
+    source, place = Path(folder), Path(target).absolute()  # the process may change its folder meanwhile
     with ExitStack() as stack:
         manifest = _manifest(files, source, stack)
-        _refuse_standing(source, place)
+        _refuse_standing(source, Path(target))
         try:
             written = stack.enter_context(making(place)) / place.name
         except OSError as error:
@@ -118,8 +118,8 @@ def _copied(
             head = head_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
             with closing(open_copy(source, place, create=True)) as written:
                 copy(source, written, head, progress)
-            with closing(open_copy(source, place, read_only=True)) as written:
-                prove(written, Cursor(0, genesis(source.id)), head)
+                with closing(open_copy(source, place, read_only=True)) as copied:
+                    prove(copied, Cursor(0, genesis(source.id)), head)
     except Unproved as error:
         raise RestoreRefused(str(folder), f"it does not prove: {error}") from error
     except LostTail as error:

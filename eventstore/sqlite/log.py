@@ -237,9 +237,7 @@ class SQLiteLog:
             CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
         """
         timeout, files = self._busy_timeout, self._files
-        return SQLiteLog(
-            path, create=create, read_only=read_only, busy_timeout=timeout, files=files, identity=self.id
-        )  # fmt: skip
+        return SQLiteLog(path, create=create, read_only=read_only, busy_timeout=timeout, files=files, identity=self.id)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -482,6 +480,16 @@ class SQLiteLog:
                 self._connection.close()
         with self._grown:
             self._grown.notify_all()
+
+    def rest(self) -> None:
+        """Close, and leave one plain file where nobody else has it open: it is read without a file beside it.
+
+        So a backup may lie on a medium that cannot be written. The next opening for writing brings the WAL back.
+        """
+        with suppress(sqlite3.Error), self._commits.turn():
+            self._close_idle()
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        self.close()
 
     def _close_idle(self) -> None:
         while self._idle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import click
@@ -47,16 +47,19 @@ def restore(database: str, app: str | None, dir: str, as_json: bool) -> None:  #
     began = time.monotonic()
     brought = load(app) if app else None
     with watched() as progress:
-        done, report = projections.restore(dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT)
+        made = projections.restore(dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT)
     seconds = time.monotonic() - began
+    done, tables = made.log, made.tables
     if as_json:
-        facts: dict[str, Any] = attrs.asdict(done)
-        output.document({**facts, "rows": report and report.rows, "seconds": round(seconds, 3)})
+        refused = tables if isinstance(tables, str) else None
+        rows = None if isinstance(tables, str) else tables.rows
+        facts = {**attrs.asdict(done), "rows": rows, "refused": refused, "seconds": round(seconds, 3)}
+        output.document(facts)
         return
     output.say(f"{done.database}: {output.count(done.position, 'event')} restored and proved, {_took(seconds)}")
     output.say(f"it ends at {done.hash[:16]}…; the backup was made at {done.made_at}")
-    if report is None:
-        output.say("a machine refuses an event, so no table was made; see `runfold rebuild`", style="yellow")
+    if isinstance(tables, str):
+        output.say(output.clean(f"the tables are not made: {tables}"), style="yellow")
 
 
 def _took(seconds: float) -> str:
