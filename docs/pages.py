@@ -259,6 +259,8 @@ _SHAPES = (
     (r"\b\d+ (s|min|h|d)( ago)?\b", "AGE"),
     (r"(?<=[a-z]:)[0-9a-f]{8}\b", "ID"),
     (r"\brun-[0-9a-f]{16}\b", "RUN"),
+    (r"\b[0-9a-f]{16}…", "HASH"),
+    (r"\bat once\b|\bin AGE", "TOOK"),
     (r"\b\d+(\.\d+)? (kB|MB)\b", "SIZE"),
     (r"\bCPython [\d.]+|\b\d+\.\d+\.\d+ by (py)?sqlite3", "VERSION"),
     (r"(?<=packages) .*", " WHERE"),
