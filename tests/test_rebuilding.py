@@ -240,6 +240,7 @@ def test_ctrl_c_leaves_the_old_tables_and_nothing_else(runs, monkeypatch, act):
 def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up(world, runs, monkeypatch, write):
     monkeypatch.setattr(rebuilding, "CHUNK", 4)
     monkeypatch.setattr(rebuilding, "ROWS", 1)
+    monkeypatch.setattr(rebuilding, "SMALL", 0 if write % 2 else 5_000)  # put aside, or taken away in the swap
     before = {name: rows for name, rows in contents(runs).items() if name != "cursors"}
     log = MortalLog(world.log())
     log.doom(write, after_commit=True)
@@ -251,6 +252,18 @@ def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up
     assert runs.workflow_runs.count() == 3
     runs.rebuild()
     assert runs.check().ok
+    assert no_shadows(runs)
+
+
+@pytest.mark.parametrize("small", [0, 1, 5_000])
+def test_tables_are_swapped_whether_the_old_ones_are_put_aside_or_taken_away(world, runs, monkeypatch, small):
+    monkeypatch.setattr(rebuilding, "SMALL", small)
+    before = {name: rows for name, rows in contents(runs).items() if name != "cursors"}
+    put(world, runs, WORKFLOW_RUNS, title="forged")
+
+    assert not runs.check().ok
+    runs.rebuild()
+    assert {name: rows for name, rows in contents(runs).items() if name != "cursors"} == before
     assert no_shadows(runs)
 
 
