@@ -79,7 +79,8 @@ def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = F
 def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: str) -> None:
     for name, value in options.items():
         if name not in known:
-            raise InvalidArgument(name, value, f"is no option of {backend}, which takes {', '.join(known) or 'none'}")
+            shown = "…" if name == "key" else value  # which no message may hold
+            raise InvalidArgument(name, shown, f"is no option of {backend}, which takes {', '.join(known) or 'none'}")
 
 
 def instruments_for(metrics: Metrics) -> Instruments | None:

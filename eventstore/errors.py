@@ -42,6 +42,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── JobNotFound             no run is part of a job of that id
     ├── LineageBroken           a run goes on from one that is not there, or from itself
     ├── CannotOpen              not a database of ours, not readable, or not there
+    ├── WrongKey                the key that was given does not open the database
     ├── NewerDatabase           written by a newer release
     ├── DatabaseBusy            another process holds the write lock for too long
     ├── OutcomeUnknown          the disk failed in the very commit: it may stand, or not
@@ -571,6 +572,16 @@ class CannotOpen(EventStoreError):
 
     def __str__(self) -> str:
         return f"cannot open {self.url}: {self.reason}"
+
+
+class WrongKey(EventStoreError):
+    """The key that was given does not open the database; nothing was changed. No message ever holds a key."""
+
+    url: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the key does not open {self.url}: {self.reason}"
 
 
 class NewerDatabase(EventStoreError):

@@ -1,13 +1,22 @@
-"""The driver: which SQLite this is, how a connection is opened, and what its errors mean in our words."""
+"""The driver: which SQLite this is, how a connection is opened, and what its errors mean in our words.
+
+There may be two in one process: the one that everybody has, and SQLCipher for databases with a key (`unlocking`). Their
+interface is one, but each has classes of its own; so an `Access` says how a connection is opened, and what is caught is
+what `failures` names.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
+
+from attrs import field, frozen
 
 from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError
 from eventstore.packing import Compression
@@ -25,14 +34,24 @@ Mode = Literal["ro", "rw"]
 
 SOUND_SQLITE = (3, 51, 3)
 """Older releases have a bug in resetting the WAL that can corrupt a database."""
+NO_DATABASE = (
+    "it is not a SQLite database, or it is encrypted; check its name, or open it with its key; nothing was changed"
+)
 SQLITE_VERSION: tuple[int, ...] = sqlite3.sqlite_version_info
 DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
+
+
+SQLCIPHER = "sqlcipher3.dbapi2"
+"""The module of the driver for databases with a key. Whoever has none never imports it."""
 
 
 class Connection(sqlite3.Connection):
     """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__", "compression", "known", "run")
+    __slots__ = ("__weakref__", "access", "compression", "file", "known", "run")
+    access: Access
+    file: tuple[int, int]
+    """The device and inode of its file."""
     compression: Compression
     known: tuple[int, dict[Any, Any]]
     """SQLite's count of what others wrote, and what was found out since it is at that."""
@@ -42,7 +61,42 @@ class Connection(sqlite3.Connection):
     A cursor for each statement costs 0.7 µs, and a lone append runs half a dozen."""
 
 
+@frozen
+class Driver:
+    """One SQLite library, as Python sees it."""
+
+    name: str
+    version: tuple[int, ...]
+    connect: Callable[..., Any]
+    connection: type[Connection]
+
+
+PLAIN = Driver(DRIVER, SQLITE_VERSION, sqlite3.connect, Connection)
+
+
+@frozen(eq=False)
+class Access:
+    """How connections to one database are opened."""
+
+    driver: Driver = PLAIN
+    unlock: tuple[str, ...] = field(default=(), repr=False)
+    """What each connection is told first. The key is in it, so it is never shown."""
+
+
+_UNLOCKED = Access()
+
+
+def failures(kind: str = "Error") -> tuple[type[Exception], ...]:
+    """The errors of that name of every driver that is loaded.
+
+    To be called in an `except` itself: it costs nothing there until something is raised.
+    """
+    modules = (sqlite3, sys.modules.get(SQLCIPHER))
+    return tuple(getattr(module, kind) for module in modules if module is not None)
+
+
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
+_OPENING = threading.Lock()
 
 
 def _never_close() -> None:
@@ -61,7 +115,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_never_close)
 
 
-def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float) -> Connection:
+def connection_to(
+    path: Path, url: str, *, mode: Mode, synchronous: Synchronous, timeout: float, access: Access = _UNLOCKED
+) -> Connection:
     """A connection with everything set that is set per connection.
 
     Raises:
@@ -69,25 +125,77 @@ def connection_to(path: Path, url: str, *, mode: Mode, synchronous: Synchronous,
     """
     connection: Connection | None = None
     try:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=timeout, isolation_level=None,
-            check_same_thread=False, factory=Connection,
-        )  # fmt: skip
+        connection = opened(path, url, mode=mode, timeout=timeout, access=access)
         connection.compression = Compression()
         connection.known = -1, {}
         connection.run = connection.cursor().execute
-        _OPEN.add(connection)
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run
         connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when read, not when followed
         connection.execute("PRAGMA recursive_triggers = ON")  # or INSERT OR REPLACE slips past the triggers
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         # A small WAL that is never truncated is up to twice as fast at FULL as a large one.
         connection.execute("PRAGMA wal_autocheckpoint = 500")
-    except sqlite3.Error as error:
+    except failures() as error:
         if connection is not None:
             connection.close()
         raise explained(error, url, timeout) from error
     return connection
+
+
+def opened(
+    path: Path, url: str, *, mode: Mode, timeout: float, access: Access = _UNLOCKED, options: str = ""
+) -> Connection:
+    """A connection that knows its key, and no more than that.
+
+    Args:
+        path: the database file.
+        url: its name, for errors.
+        mode: "ro" or "rw".
+        timeout: seconds to wait for a lock.
+        access: by which driver and with which key.
+        options: further parameters of SQLite's URI, each with its `&`.
+
+    Raises:
+        CannotOpen: another driver has it open in this process.
+        Exception: the driver's (`failures`).
+    """
+    with _OPENING:  # or another thread opens it by the other driver between the look and the act
+        file = _file_of(path)
+        for other in tuple(_OPEN):
+            # Two SQLite libraries do not know of each other: one that closes the file drops the locks of the other.
+            if other.file == file and other.access.driver is not access.driver and _is_open(other):
+                how = "with a key" if access.driver is PLAIN else "without a key"
+                raise CannotOpen(url, f"it is open in this process {how}; close that one, or open this one alike")
+        connection: Connection = access.driver.connect(
+            f"file:{quote(str(path))}?mode={mode}{options}", uri=True, timeout=timeout, isolation_level=None,
+            check_same_thread=False, factory=access.driver.connection,
+        )  # fmt: skip
+        connection.access = access
+        connection.file = file
+        _OPEN.add(connection)
+    try:
+        for statement in access.unlock:
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _file_of(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each reader
+    except OSError:
+        return (0, 0)  # SQLite says what is wrong
+    return found.st_dev, found.st_ino
+
+
+def _is_open(connection: Connection) -> bool:
+    try:
+        connection.total_changes  # noqa: B018 - of a closed one it raises
+    except failures("ProgrammingError"):
+        return False
+    return True
 
 
 def is_locked(error: Exception) -> bool:
@@ -100,7 +208,7 @@ def explained(error: Exception, url: str, timeout: float) -> EventStoreError:
     if is_locked(error):
         return DatabaseBusy(url, timeout)
     remedy = {
-        "file is not a database": "it is not a SQLite database; check the name, nothing was changed",
+        "file is not a database": NO_DATABASE,
         "unable to open database file": "it cannot be opened; check the name and the permissions of its folder",
         "disk I/O error": "the disk failed (disk I/O error) and nothing was changed; mend it and try again",
         "database or disk is full": "the disk is full and nothing was changed; free some space and try again",

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from eventstore.ciphers import AES256GCM, Cipher
 from eventstore.commits import Commits
 from eventstore.errors import (
     CannotOpen,
@@ -34,20 +36,22 @@ from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import Witness, genesis
 from eventstore.log import Entry, Loss, Member
 from eventstore.packing import Bases
+from eventstore.sqlite import unlocking
 from eventstore.sqlite.driver import (
-    DRIVER,
-    SQLITE_VERSION,
     Connection,
     Mode,
     Synchronous,
     connection_to,
     explained,
+    failures,
     is_locked,
     sqlite3,
 )
 from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
+from eventstore.sqlite.opening import find, switch_to_wal
 from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
+from eventstore.sqlite.unlocking import Key
 from eventstore.sqlite.witness import WitnessFile
 
 if TYPE_CHECKING:
@@ -76,9 +80,12 @@ class SQLiteLog:
             of who accepts it.
         files: the port for file work.
         identity: the id of a log that is made here: of the one that it is to be a copy of; its own unless given.
+        key: 32 random bytes, or a passphrase, for an encrypted database; needs `runfold[encryption]`.
+        data_key: as `identity`, the key of the files beside it.
 
     Raises:
         CannotOpen: no such folder or file, not a database, or another program's.
+        WrongKey: it does not open with this key.
         NewerDatabase: written by a newer release.
         DatabaseBusy: locked for longer than `busy_timeout`.
         LostTail: acknowledged entries are gone; nothing was written.
@@ -95,7 +102,10 @@ class SQLiteLog:
         accept_loss: bool | str = False,
         files: Files | None = None,
         identity: str | None = None,
+        key: Key | None = None,
+        data_key: bytes | None = None,
     ) -> None:
+        self._secret = unlocking.Secret.checked(key, str(path))
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidArgument("synchronous", synchronous, "must be 'FULL' or 'NORMAL'")
         self.url = str(path)
@@ -120,13 +130,18 @@ class SQLiteLog:
         self._closed = False
         self._unsettled = False
         self._settling: Connection | None = None
-        self._find(create=create and not read_only)
+        find(self._path, self.url, self._files, create=create and not read_only, read_only=read_only)
+        young = not self._path.stat().st_size
+        access_to = unlocking.access_to if read_only else unlocking.begun
+        self._access = access_to(self._path, self.url, key, busy_timeout)
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
-        self._look_for_loss(accept_loss=accept_loss)
+        self._look_for_loss(accept_loss=accept_loss, young=young)
         self._connection = self._open()
         try:
-            self._prepare(identity)
+            self._prepare(identity, data_key)
             self.id: str = self._identity(self._connection)
+            self._data_key = unlocking.data_key(self._connection)
+            self._witness.veil(self._data_key)
         except BaseException:
             self._connection.close()
             raise
@@ -137,49 +152,34 @@ class SQLiteLog:
 
     # --- opening ------------------------------------------------------------------------------------------------
 
-    def _find(self, *, create: bool) -> None:
-        folder = self._path.parent
-        if not folder.is_dir():
-            raise CannotOpen(self.url, f"the folder {folder} does not exist; make it first")
-        if self._path.is_dir():
-            raise CannotOpen(self.url, "it is a folder; name the database file in it")
-        if self._path.exists():
-            if not (create or self.read_only or self._path.stat().st_size):
-                raise CannotOpen(self.url, "it is empty; check the name, or make it with `runfold import`")
-            return
-        if not create:
-            raise CannotOpen(self.url, "there is no such file; check the name, or make it with `runfold import`")
-        try:
-            self._files.make(self._path)
-        except OSError as error:
-            reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
-            raise CannotOpen(self.url, reason) from error
-
     def _open(self, mode: Mode | None = None) -> Connection:
-        mode = mode or self._mode
-        return connection_to(self._path, self.url, mode=mode, synchronous=self._synchronous, timeout=self._busy_timeout)
+        return connection_to(
+            self._path, self.url, mode=mode or self._mode, synchronous=self._synchronous, timeout=self._busy_timeout,
+            access=self._access,
+        )  # fmt: skip
 
-    def _look_for_loss(self, *, accept_loss: bool | str) -> None:
+    def _look_for_loss(self, *, accept_loss: bool | str, young: bool) -> None:
         """Hold the witness, read first, against the head; through a connection that cannot write."""
         witness = self._witness.read()
         if witness is None:
-            self.remarks = self._witness.remarks if self._path.stat().st_size else ()  # a new file has none yet
+            self.remarks = () if young else self._witness.remarks  # a new file has none yet
             return
         connection = self._open("ro")
         try:
             if schema_version(connection, self.url):
                 connection.execute("BEGIN")
                 log_id = self._identity(connection)
+                self._witness.veil(unlocking.data_key(connection))
                 loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
             else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
-                loss = self._witness.all_gone(witness) if self._path.stat().st_size else None
+                loss = None if young else self._witness.all_gone(witness)
             self.remarks = self._witness.remarks
             if loss is None:
                 return
             if not (accept_loss or loss.promised):
                 raise self._lost_tail(witness, loss)
             self.loss = attrs.evolve(loss, by=accept_loss if isinstance(accept_loss, str) else None)
-        except sqlite3.Error as error:
+        except failures() as error:
             raise explained(error, self.url, self._busy_timeout) from error
         finally:
             connection.close()
@@ -196,39 +196,28 @@ class SQLiteLog:
                 kept = str(aside)
         return LostTail(self.url, loss.expected, loss.found, kept)
 
-    def _prepare(self, identity: str | None) -> None:
+    def _prepare(self, identity: str | None, data_key: bytes | None) -> None:
         try:
             found = schema_version(self._connection, self.url)
             if found < len(MIGRATIONS) and self.read_only:
                 raise CannotOpen(self.url, "its schema is older than this release; open it once for writing")
             if not self.read_only:
-                self._switch_to_wal()
+                switch_to_wal(self._connection, self._busy_timeout)
             if found < len(MIGRATIONS):
                 migrate(self._connection, self.url, identity)
-        except sqlite3.Error as error:
+            if not self.read_only:
+                unlocking.make_data_key(self._connection, data_key)
+        except failures() as error:
             raise explained(error, self.url, self._busy_timeout) from error
 
     def _identity(self, connection: sqlite3.Connection) -> str:
         try:
             row = connection.execute("SELECT id FROM log").fetchone()
-        except sqlite3.Error as error:
+        except failures() as error:
             raise explained(error, self.url, self._busy_timeout) from error
         if row is None:
             raise CannotOpen(self.url, "its log has lost its id; restore a backup")
         return str(row[0])
-
-    def _switch_to_wal(self) -> None:
-        # The switch ignores SQLite's busy handler, so eight processes that open one new file at once need this loop.
-        deadline = time.monotonic() + self._busy_timeout
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            except sqlite3.OperationalError as error:
-                if not is_locked(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
-            else:
-                return
 
     def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False) -> SQLiteLog:
         """Open the log in another file that is a copy of this one, or becomes it: it is the same log, opened likewise.
@@ -236,8 +225,15 @@ class SQLiteLog:
         Raises:
             CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
         """
-        timeout, files = self._busy_timeout, self._files
-        return SQLiteLog(path, create=create, read_only=read_only, busy_timeout=timeout, files=files, identity=self.id)
+        return SQLiteLog(
+            path, create=create, read_only=read_only, busy_timeout=self._busy_timeout, files=self._files,
+            identity=self.id, key=self._secret.key, data_key=self._data_key,
+        )  # fmt: skip
+
+    @cached_property
+    def cipher(self) -> Cipher | None:
+        """What closes and opens the files that stand beside an encrypted database; None beside a plain one."""
+        return None if self._data_key is None else AES256GCM(self._data_key, self.url)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -252,12 +248,12 @@ class SQLiteLog:
 
     def _read(self, connection: Connection, error: BaseException | None) -> None:
         """A reader's block was left."""
-        if isinstance(error, sqlite3.Error):
+        if error is not None and isinstance(error, failures()):
             error.add_note(f"while reading {self.url}")
         try:
             if connection.in_transaction:
                 connection.run("ROLLBACK")
-        except sqlite3.Error:  # what ended the block is to be told
+        except failures():  # what ended the block is to be told
             pass
         finally:
             self._idle.append(connection)
@@ -291,8 +287,9 @@ class SQLiteLog:
             mode, application, schema = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
             missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
         files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
+        driver = self._access.driver
         size = sum(file.stat().st_size for file in files if file.exists())
-        return Facts(SQLITE_VERSION, DRIVER, mode, application, schema, len(MIGRATIONS), size, tuple(missing))
+        return Facts(driver.version, driver.name, mode, application, schema, len(MIGRATIONS), size, tuple(missing))
 
     def examine(self) -> list[str]:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""
@@ -336,7 +333,7 @@ class SQLiteLog:
         try:
             with self._commits.turn():
                 self._settle()
-        except sqlite3.Error as error:
+        except failures() as error:
             raise OutcomeUnknown(self.url, position, digest, str(error)) from error
         with self.reading() as view:
             return view.hash_at(position) == digest
@@ -364,7 +361,7 @@ class SQLiteLog:
         ready = 0.0 if watch is None else watch.clock()
         try:
             connection.run("COMMIT")
-        except sqlite3.Error as error:
+        except failures() as error:
             self._poisoned()
             # A refusal too: it was judged on the results of members that may not stand.
             # An answer that rests on a neighbour's entry (the same key) stands or falls with the whole commit.
@@ -394,13 +391,13 @@ class SQLiteLog:
             transaction.deferred.run(transaction)
             refuse_undone(transaction)
         except BaseException as error:
-            with suppress(sqlite3.Error):
+            with suppress(*failures()):
                 connection.run("ROLLBACK")
                 self._name = before
             if isinstance(error, Undone):
                 reason = "the disk failed while it was written, and nothing was written; try again"
                 raise CannotOpen(self.url, reason) from None
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, failures()):
                 error.add_note(f"while writing to {self.url}; nothing was written")
             raise
         return transaction, lasts
@@ -418,7 +415,7 @@ class SQLiteLog:
             if connection.in_transaction:  # an interrupt came before it could be undone
                 connection.run("ROLLBACK")
             connection.run("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+        except failures("OperationalError") as error:
             if is_locked(error):
                 raise DatabaseBusy(self.url, self._busy_timeout) from error
             raise explained(error, self.url, self._busy_timeout) from error
@@ -430,7 +427,7 @@ class SQLiteLog:
         _POISONED.append(self._connection)
         self._unsettled = True
 
-    def _unknown(self, last: Entry | None, error: sqlite3.Error) -> OutcomeUnknown:
+    def _unknown(self, last: Entry | None, error: Exception) -> OutcomeUnknown:
         position, digest = (None, None) if last is None else (last.position, last.hash)
         return OutcomeUnknown(self.url, position, digest, str(error))
 
@@ -450,8 +447,8 @@ class SQLiteLog:
         try:
             connection.execute("UPDATE log SET settled = settled + 1")
             connection.run("COMMIT")
-        except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
+        except failures() as error:
+            with suppress(*failures()):
                 connection.run("ROLLBACK")
             error.add_note(f"while settling an earlier commit to {self.url}; nothing was written")
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eventstore.sqlite.driver import sqlite3
+from eventstore.sqlite.driver import failures
 
 if TYPE_CHECKING:
     from eventstore.log import Entry, Member
@@ -90,6 +90,6 @@ def _own(transaction: SQLiteTransaction, member: Member, error: BaseException) -
     """An error is its member's own, unless the disk failed and SQLite has undone what all of them wrote."""
     if not transaction.open:
         raise error
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, failures()):
         error.add_note("nothing of it was written")
     member.error = error

@@ -15,7 +15,7 @@ from eventstore.errors import UnreadableEntry
 from eventstore.limits import PAGE_BYTES
 from eventstore.log import Census, Entry, Fold, Glance, Head
 from eventstore.packing import LOOKBACK, PACKED_FROM, Bases, DamagedForm, pack, plain_length, unpack
-from eventstore.sqlite.driver import SQLITE_VERSION, sqlite3
+from eventstore.sqlite.driver import SQLITE_VERSION, failures
 
 if TYPE_CHECKING:
     from eventstore.sqlite.driver import Connection
@@ -135,7 +135,7 @@ class SQLiteTransaction:
         joined = f"SELECT count(*), min({place}), max({place}), {joined} FROM events {of} WHERE {where}"  # noqa: S608
         try:
             count, first, last, *texts = self.execute(joined, values).fetchone()
-        except sqlite3.OperationalError as error:
+        except failures("OperationalError") as error:
             if "no such index" not in str(error):
                 raise
         else:

@@ -6,6 +6,7 @@ several processes may write it out of order, and a power cut may tear it, so tha
 
 from __future__ import annotations
 
+import hmac
 import logging
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,14 @@ class WitnessFile:
         """Whether the file tells of entries that are gone, which somebody accepted."""
         self.remarks: tuple[str, ...] = ()
         """Why nothing can be told by it, if so."""
+        self._veil: bytes | None = None
+
+    def veil(self, data_key: bytes | None) -> None:
+        """Beside an encrypted log no hash is written as it is: it would tell whose guess at the last entry is right."""
+        self._veil = data_key and hmac.digest(data_key, b"runfold/1 witness", "sha256")
+
+    def _told(self, digest: bytes) -> bytes:
+        return digest if self._veil is None else hmac.digest(self._veil, digest, "sha256")
 
     def read(self) -> Witness | None:
         """What it says; None, with a warning where something is there, if it says nothing."""
@@ -61,7 +70,8 @@ class WitnessFile:
         if witness.log_id != log_id:
             self._useless("is another log's")
             return None
-        if reading.hash_at(witness.position) == witness.hash:
+        found = reading.hash_at(witness.position)
+        if found is not None and self._told(found) == witness.hash:
             return None
         head: Head = reading.head()
         self._overruled = True
@@ -79,7 +89,7 @@ class WitnessFile:
 
     def saw(self, log_id: str, entry: Entry) -> None:
         """An entry was committed. A disk that does not take this much costs no fact: the log has it already."""
-        witness = Witness(log_id, entry.position, entry.hash, self._synchronous, self._boot_id)
+        witness = Witness(log_id, entry.position, self._told(entry.hash), self._synchronous, self._boot_id)
         try:
             if self._held is None:
                 self._held = self._files.hold(self._path)

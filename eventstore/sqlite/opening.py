@@ -1,0 +1,56 @@
+"""Before a log is opened: its file is found or made; and the one step of opening that SQLite does not wait for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from eventstore.errors import CannotOpen
+from eventstore.sqlite.driver import failures, is_locked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eventstore.files import Files
+    from eventstore.sqlite.driver import Connection
+
+
+def find(path: Path, url: str, files: Files, *, create: bool, read_only: bool) -> None:
+    """See that there is a file, or make an empty one.
+
+    Raises:
+        CannotOpen: there is none and none is to be made, or something else stands there; nothing was changed.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise CannotOpen(url, f"the folder {folder} does not exist; make it first")
+    if path.is_dir():
+        raise CannotOpen(url, "it is a folder; name the database file in it")
+    if path.exists():
+        if not (create or read_only or path.stat().st_size):
+            raise CannotOpen(url, "it is empty; check the name, or make it with `runfold import`")
+        return
+    if not create:
+        raise CannotOpen(url, "there is no such file; check the name, or make it with `runfold import`")
+    try:
+        files.make(path)
+    except OSError as error:
+        reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
+        raise CannotOpen(url, reason) from error
+
+
+def switch_to_wal(connection: Connection, timeout: float) -> None:
+    """Switch a database to WAL mode, if it is not.
+
+    The switch ignores SQLite's busy handler, so eight processes that open one new file at once need this loop.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except failures("OperationalError") as error:
+            if not is_locked(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
