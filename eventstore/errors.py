@@ -33,6 +33,8 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── NoCheckpoint        the run to go on from had saved none
     │   └── ImportRefused       a line of an import file, and why
     ├── UnreadableEntry         an entry in the log that this program cannot decode
+    ├── MissingBlob             bytes that an entry needs, or that were asked for, are not there
+    ├── DamagedBlob             they are there, and are not what was written
     ├── ReplayRefused           an entry in the log that its machine does not accept
     ├── CursorConflict          the log is not the one that this cursor was taken from
     ├── StaleProjection         a table that is behind, or another program's, and may not be written here
@@ -466,6 +468,41 @@ class UnreadableEntry(EventStoreError):
         return (
             f"the entry at position {self.position} ({self.type} of {self.stream}) cannot be read: {self.reason}; "
             f"{self.remedy}"
+        )
+
+
+class MissingBlob(EventStoreError):
+    """There is no blob of that digest."""
+
+    digest: str
+
+    @property
+    def fact(self) -> str:
+        """What is wrong with it."""
+        return "is missing"
+
+    def __str__(self) -> str:
+        return (
+            f"there is no blob {self.digest}; put it back with `runfold blobs put FILE`, and see with "
+            "`runfold blobs check` which entries need it"
+        )
+
+
+class DamagedBlob(EventStoreError):
+    """A blob's file is not what its digest says."""
+
+    digest: str
+    reason: str
+
+    @property
+    def fact(self) -> str:
+        """What is wrong with it."""
+        return f"is damaged: {self.reason}"
+
+    def __str__(self) -> str:
+        return (
+            f"the blob {self.digest} {self.fact}; heal it with `runfold blobs put FILE`, and see with "
+            "`runfold blobs check` which entries need it"
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from attrs import define, frozen
 
 if TYPE_CHECKING:
+    from eventstore.blobfiles import BlobFiles
     from eventstore.watching import Watch
 
 T = TypeVar("T")
@@ -127,6 +128,16 @@ class Glance:
         return Glance(*zip(*kept, strict=True))
 
 
+class Need(NamedTuple):
+    """An entry whose payload is a blob."""
+
+    position: int
+    stream: str
+    type: str
+    digest: str
+    """The SHA-256 that names the blob, in hex."""
+
+
 class Reading(Protocol):
     """One consistent view of the log."""
 
@@ -160,6 +171,9 @@ class Reading(Protocol):
 
     def hash_at(self, position: int) -> bytes | None:
         """The hash of the entry at this position; that of position 0 follows from the log's id."""
+
+    def needs(self, *, after: int = 0) -> Sequence[Need]:
+        """The entries after a position whose payloads stand in blobs, in order; it costs a scan."""
 
     def census(self) -> Census:
         """Count everything; it costs a scan."""
@@ -211,6 +225,8 @@ class Log(Protocol):
     url: str
     loss: Loss | None
     """What was acknowledged and is gone, where opening went on all the same; the store records it as an event."""
+    blobs: BlobFiles
+    """Where large payloads stand, and whatever else its users keep there."""
     remarks: tuple[str, ...]
     """What an operator ought to know of the storage as it was opened, though it is no fault."""
     watch: Watch | None

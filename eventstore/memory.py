@@ -11,16 +11,20 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
+from eventstore.blobfiles import BlobFiles
 from eventstore.commits import Deferred
-from eventstore.errors import StoreClosed
+from eventstore.errors import DamagedBlob, MissingBlob, StoreClosed, UnreadableEntry
+from eventstore.files import MemoryFiles
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Glance, Head, Loss, Member
+from eventstore.log import Census, Entry, Fold, Glance, Head, Loss, Member, Need
+from eventstore.packing import BLOB_FROM
 
 if TYPE_CHECKING:
     from eventstore.watching import Watch
@@ -38,13 +42,16 @@ class Root:
     versions: HashTrieMap[str, int] = field(factory=HashTrieMap)
     keys: HashTrieMap[tuple[str, str], int] = field(factory=HashTrieMap)
     tables: HashTrieMap[str, Any] = field(factory=HashTrieMap)
+    blobs: HashTrieMap[int, tuple[int, str]] = field(factory=HashTrieMap)
+    """By position: the length and the digest of a payload that is a blob; its entry holds none."""
 
 
 class MemoryTransaction:
     """A root that is read and, in a write, replaced."""
 
-    def __init__(self, root: Root, genesis_hash: bytes, before: object | None = None) -> None:
+    def __init__(self, root: Root, genesis_hash: bytes, blobs: BlobFiles, before: object | None = None) -> None:
         self.root = root
+        self._blobs = blobs
         self.deferred = Deferred()
         self._genesis = genesis_hash
         self.before = before or object()
@@ -61,18 +68,19 @@ class MemoryTransaction:
     def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
         """See `log.Reading`."""
         last = min(self.version(stream), after + limit)
-        return _page(self.root.entries[self.root.places[stream, version]] for version in range(after + 1, last + 1))
+        places = (self.root.places[stream, version] for version in range(after + 1, last + 1))
+        return _page(self._whole(self.root.entries[place]) for place in places)
 
     def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
         """See `log.Reading`."""
         everything = (self.root.entries[position] for position in range(after + 1, self.root.head.position + 1))
         wanted = (entry for entry in everything if types is None or entry.type in types)
-        return _page(entry for entry, _ in zip(wanted, range(limit), strict=False))
+        return _page(self._whole(entry) for entry, _ in zip(wanted, range(limit), strict=False))
 
     def at(self, positions: Sequence[int]) -> Sequence[Entry]:
         """See `log.Reading`."""
         found = (self.root.entries.get(position) for position in sorted(set(positions)))
-        return _page(entry for entry in found if entry is not None)
+        return _page(self._whole(entry) for entry in found if entry is not None)
 
     def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
         """See `log.Reading`."""
@@ -89,13 +97,13 @@ class MemoryTransaction:
             [str(entry.version) for entry in entries],
             [entry.type for entry in entries],
             ["" if entry.attempt is None else str(entry.attempt) for entry in entries],
-            [entry.data[: peek.get(entry.type, 0)] for entry in entries],
+            ["" if entry.position in self.root.blobs else entry.data[: peek.get(entry.type, 0)] for entry in entries],
         )
 
     def keyed(self, stream: str, key: str) -> Entry | None:
         """See `log.Reading`."""
         position = self.root.keys.get((stream, key))
-        return None if position is None else self.root.entries[position]
+        return None if position is None else self._whole(self.root.entries[position])
 
     def hash_at(self, position: int) -> bytes | None:
         """See `log.Reading`."""
@@ -108,17 +116,41 @@ class MemoryTransaction:
         """See `log.Reading`."""
         entries: Counter[str] = Counter()
         payload: Counter[str] = Counter()
+        stored: Counter[str] = Counter()
         for entry in self.root.entries.values():
             entries[entry.type] += 1
-            payload[entry.type] += len(entry.data.encode())
+            stored[entry.type] += len(entry.data.encode())
+            length, _ = self.root.blobs.get(entry.position) or (0, "")
+            payload[entry.type] += length or len(entry.data.encode())
         names = sorted(entries, key=lambda name: (-entries[name], name))
-        types = tuple((name, entries[name], payload[name], payload[name]) for name in names)
+        types = tuple((name, entries[name], payload[name], stored[name]) for name in names)
         return Census(len(self.root.versions), types)
+
+    def needs(self, *, after: int = 0) -> Sequence[Need]:
+        """See `log.Reading`."""
+        found = ((self.root.entries[at], digest) for at, (_, digest) in self.root.blobs.items() if at > after)
+        return sorted(Need(entry.position, entry.stream, entry.type, digest) for entry, digest in found)
+
+    def _whole(self, entry: Entry) -> Entry:
+        """The entry with its payload, which may stand in a blob."""
+        if (blob := self.root.blobs.get(entry.position)) is None:
+            return entry
+        try:
+            return entry._replace(data=self._blobs.read(blob[1]).decode())
+        except (MissingBlob, DamagedBlob) as error:
+            raise UnreadableEntry(
+                entry.position, entry.stream, entry.type, str(error), "or restore a backup"
+            ) from error
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
         root = self.root
-        for entry in entries:
+        for given in entries:
+            entry, blobs = given, root.blobs
+            if len(given.data) >= BLOB_FROM:
+                data = given.data.encode()
+                blobs = blobs.insert(given.position, (len(data), self._blobs.write(data)))
+                entry = given._replace(data="")
             assert entry.position == root.head.position + 1, "positions are dense"  # noqa: S101 - a pair assertion
             root = Root(
                 head=Head(entry.position, entry.hash, entry.recorded_at),
@@ -127,6 +159,7 @@ class MemoryTransaction:
                 versions=root.versions.insert(entry.stream, entry.version),
                 keys=root.keys if entry.key is None else root.keys.insert((entry.stream, entry.key), entry.position),
                 tables=root.tables,
+                blobs=blobs,
             )
         self.root = root
 
@@ -157,8 +190,8 @@ class MemoryTransaction:
 class MemorySnapshot(MemoryTransaction):
     """A root that is read."""
 
-    def __init__(self, root: Root, genesis_hash: bytes, known: dict[Any, Any]) -> None:
-        super().__init__(root, genesis_hash)
+    def __init__(self, root: Root, genesis_hash: bytes, blobs: BlobFiles, known: dict[Any, Any]) -> None:
+        super().__init__(root, genesis_hash, blobs)
         self.known = known
 
 
@@ -168,6 +201,7 @@ class _Disk:
     def __init__(self) -> None:
         self.id = os.urandom(16).hex()
         self.genesis = genesis(self.id)
+        self.blobs = BlobFiles(Path("memory-blobs"), MemoryFiles())
         self.root = Root(Head(0, self.genesis, 0))
         self.name = object()
         self.write = threading.Lock()
@@ -186,6 +220,7 @@ class MemoryLog:
     def __init__(self, disk: _Disk | None = None) -> None:
         self._disk = disk or _Disk()
         self.id = self._disk.id
+        self.blobs = self._disk.blobs
         self._closed = False
         self._known: tuple[Root, dict[Any, Any]] = self._disk.root, {}
 
@@ -199,7 +234,7 @@ class MemoryLog:
         if of is not root:
             known = {}
             self._known = root, known
-        yield MemorySnapshot(root, self._disk.genesis, known)
+        yield MemorySnapshot(root, self._disk.genesis, self.blobs, known)
 
     def write(self, job: Callable[[MemoryTransaction], T], *, shared: bool = False) -> T:  # noqa: ARG002 - nothing to share
         """See `log.Log`."""
@@ -210,7 +245,7 @@ class MemoryLog:
             if self._closed:
                 raise StoreClosed
             disk.writing_thread = threading.get_ident()
-            transaction = MemoryTransaction(disk.root, disk.genesis, disk.name)
+            transaction = MemoryTransaction(disk.root, disk.genesis, self.blobs, disk.name)
             try:
                 result = job(transaction)
                 transaction.deferred.run(transaction)

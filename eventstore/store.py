@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 import attrs
 
+from eventstore.blobs import Blobs
 from eventstore.codec import Recorded, Upcaster
 from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
 from eventstore.gate import Draft, Folded, Gate, Redactor, microseconds_now
@@ -63,6 +64,7 @@ class EventStore:
         self.opening = Opening(self.gate)
         self.watch: Watch | None = None
         """Who is told of what is done here, where somebody measures it; see `metrics`."""
+        self.blobs = Blobs(log, clock)
 
     def __enter__(self) -> Self:
         return self

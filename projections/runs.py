@@ -75,6 +75,8 @@ class Runs(Submitting):
     def __init__(self, store: EventStore, projector: Projector, presence: Presence, system: System) -> None:
         self.store = store
         """The log underneath, which speaks in events."""
+        self.blobs = store.blobs
+        """Bytes of any size beside the log, named by their SHA-256."""
         self._projector = projector
         self._presence = presence
         self._system = system

@@ -5,6 +5,7 @@ import random
 
 import orjson
 
+from eventstore.errors import MissingBlob
 from eventstore.log import Entry
 from eventstore.packing import Bases, pack, unpack
 from eventstore.packing.bases import PACKED_FROM
@@ -17,6 +18,7 @@ class Payloads:
         self.stream = stream
         self.kind = kind
         self.rows = {}
+        self.blobs = {}
         self.asked = 0
         """How often a stored payload was looked at."""
 
@@ -35,6 +37,16 @@ class Payloads:
                 return version, row.hash, row.data
         return None
 
+    def write_blob(self, data):
+        digest = hashlib.sha256(data).digest()
+        self.blobs[digest] = data
+        return digest
+
+    def read_blob(self, digest):
+        if digest not in self.blobs:
+            raise MissingBlob(digest.hex())
+        return self.blobs[digest]
+
     def save(self, text, bases=None, *, version=None, kind=None):
         """Pack the payload into the next row; its packed form."""
         version = version or max(self.rows, default=0) + 1
@@ -52,7 +64,7 @@ class Payloads:
     @property
     def bytes(self):
         """That all rows take."""
-        return sum(len(row.data) for row in self.rows.values())
+        return sum(len(row.data) for row in self.rows.values()) + sum(len(data) for data in self.blobs.values())
 
 
 def words(chance, size):

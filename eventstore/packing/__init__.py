@@ -1,6 +1,19 @@
-"""How large payloads stand in a log: compressed, or as what differs from an earlier one of their stream."""
+"""How large payloads stand in a log: compressed, as what differs from an earlier one of their stream, or as a blob."""
 
-from eventstore.packing.bases import LOOKBACK, PACKED_FROM, Bases, Rows, pack, unpack
-from eventstore.packing.forms import Compression, DamagedForm, plain_length
+from eventstore.packing.bases import BLOB_FROM, LOOKBACK, PACKED_FROM, Bases, Rows, pack, unpack
+from eventstore.packing.forms import Compression, DamagedForm, plain_length, reference_of, reference_to
 
-__all__ = ["LOOKBACK", "PACKED_FROM", "Bases", "Compression", "DamagedForm", "Rows", "pack", "plain_length", "unpack"]
+__all__ = [
+    "BLOB_FROM",
+    "LOOKBACK",
+    "PACKED_FROM",
+    "Bases",
+    "Compression",
+    "DamagedForm",
+    "Rows",
+    "pack",
+    "plain_length",
+    "reference_of",
+    "reference_to",
+    "unpack",
+]

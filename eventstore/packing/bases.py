@@ -6,6 +6,8 @@ checkpoints take little more than what is new in them, twice, and none is furthe
 counts is an entry's `generation`: 0 if it stands whole, else one more than that of the entry before. A small payload
 has few bases: where there would be more than one for each 2 KB of it, it begins again over the whole one.
 
+What would still be large when it is packed goes into a blob, and the log refers to it: as good a base as any.
+
 A base is named by its version and checked by its hash. What is remembered between two appends is only a shortcut, and
 is looked for in the log, in the transaction that refers to it: so it does not matter whether another process wrote, an
 append was undone, or nobody knows how a commit ended. A base that cannot be read back costs bytes, not the append: the
@@ -22,6 +24,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
+from eventstore.errors import DamagedBlob, MissingBlob
 from eventstore.limits import MAX_BYTES
 from eventstore.log import Entry
 from eventstore.packing.forms import (
@@ -32,12 +35,16 @@ from eventstore.packing.forms import (
     decode,
     encode_difference,
     encode_whole,
+    reference_to,
 )
-from eventstore.packing.pieces import Whole, difference, literal_bytes, makes
+from eventstore.packing.pieces import Piece, Whole, difference, literal_bytes, makes
 
 PACKED_FROM = 4096
 """Characters from which a payload is packed, a page of SQLite's: packing less takes more time than it is worth, and
 JSON can be read with any tool."""
+BLOB_FROM = 128 * 1024
+"""Bytes of a packed form from which the payload goes into a blob: two more syncs are little beside writing so much into
+the WAL and out of it again, and the database stays small enough to be copied."""
 LOOKBACK = 200
 """Versions among which a base is looked for when none is remembered."""
 _REMEMBERED = 16 * 1024 * 1024
@@ -62,6 +69,16 @@ class Rows(Protocol):
 
     def last_packed(self, stream: str, kind: str, before: int) -> tuple[int, bytes, bytes] | None:
         """Version, hash and packed payload of the last packed entry of that type, at most `LOOKBACK` before."""
+
+    def write_blob(self, data: bytes) -> bytes | None:
+        """Make a blob, durable when this returns; its SHA-256, or None where that cannot be."""
+
+    def read_blob(self, digest: bytes) -> bytes:
+        """What is in it.
+
+        Raises:
+            MissingBlob, DamagedBlob: it is not there, or not what it was.
+        """
 
 
 @frozen
@@ -111,6 +128,8 @@ def pack(entry: Entry, rows: Rows, bases: Bases) -> str | bytes:
     data = entry.data.encode()
     # JSON always compresses: even noise in base64 does, by a quarter.
     packed, generation = _over_a_base(entry, data, rows, bases) or (encode_whole(data, bases.compression), 0)
+    if len(packed) >= BLOB_FROM and (digest := rows.write_blob(data)) is not None:
+        packed, generation = reference_to(digest, len(data)), 0
     bases.keep(entry, Base(entry.version, entry.hash, generation, data))
     return packed
 
@@ -224,7 +243,7 @@ def _read_back(entry: Entry, version: int, form: Form, rows: Rows, bases: Bases)
     held = bases.of(entry)
     literals = 0
     for _ in range(_MOST_BASES):
-        whole.fill(form.pieces)
+        whole.fill(_blob(entry, version, form, rows) if form.blob else form.pieces)
         if not form.back:
             return whole.join()
         for base in held:
@@ -238,6 +257,23 @@ def _read_back(entry: Entry, version: int, form: Form, rows: Rows, bases: Bases)
         version, _, form = _below(entry.stream, version, form, rows, bases)
         _within(whole.reach, form.length)
     raise DamagedForm(f"more than {_MOST_BASES} bases lie below it")
+
+
+def _blob(entry: Entry, version: int, form: Form, rows: Rows) -> list[Piece]:
+    """The payload that is a blob, as one piece."""
+    digest = form.blob.hex()
+    needed = f"it needs the blob {digest}"
+    if version != entry.version:
+        needed = f"it needs version {version} of {entry.stream}, and that the blob {digest}"
+    try:
+        data = rows.read_blob(form.blob)
+    except (MissingBlob, DamagedBlob) as error:
+        unreadable = DamagedForm(f"{needed}, which {error.fact}")
+        unreadable.blob = digest
+        raise unreadable from error
+    if len(data) != form.length:
+        raise DamagedForm(f"{needed}, which is of another length than it claims")
+    return [(0, len(data), data)]
 
 
 def _below(stream: str, version: int, form: Form, rows: Rows, bases: Bases) -> tuple[int, bytes, Form]:

@@ -2,16 +2,19 @@
 
     01  whole: the JSON, compressed
     02  difference: pieces over an earlier entry of the same stream, the base
-    03  kept for a reference to a blob; 04 kept for what was redacted
+    03  reference: the JSON is a blob, a file beside the database
+    04  kept for what was redacted
 
     whole       = 01 crc length frame
     difference  = 02 crc length generation back check steps method (skip copy literal)* literals
+    reference   = 03 crc length digest
 
 `crc` is the CRC-32 of all that follows it, `length` that of the JSON in bytes, `back` how many versions the base lies
 before, `generation` is one more than that of the entry it came after, `check` the first 8 bytes of the base's hash in
-the log's chain. So far numbers take 4 bytes, the highest first, but for `back` (8), `steps` (3) and `method` (1). Each
-step is three varints, seven bits a byte, the lowest first: it takes `copy` bytes of the base, `skip` behind the ones
-taken last, and then `literal` bytes of the literals, which are one zstd frame (method 1) or stand as they are (0).
+the log's chain, `digest` the SHA-256 of the JSON, which names the blob. So far numbers take 4 bytes, the highest first,
+but for `back` (8), `steps` (3) and `method` (1). Each step is three varints, seven bits a byte, the lowest first: it
+takes `copy` bytes of the base, `skip` behind the ones taken last, and then `literal` bytes of the literals, which are
+one zstd frame (method 1) or stand as they are (0).
 
 So a flipped bit is found when it is read, at the cost of the packed bytes alone: the form by its CRC, the base by the
 check, and the base's own form again by its CRC. That the JSON is the one that was saved is proved by the chain, which
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
 
 WHOLE = 1
 DIFFERENCE = 2
+REFERENCE = 3
 CHECK = 8
 """Bytes of the base's hash that a difference holds."""
 _CRC = struct.Struct(">BI")
 _LENGTH = struct.Struct(">I")
 _BASE = struct.Struct(f">IIQ{CHECK}sI")
+_DIGEST = struct.Struct(">I32s")
 _PLAIN = 0
 _COMPRESSED = 1
 _WORTH = 512
@@ -50,6 +55,9 @@ _MOST_BITS = 35
 
 class DamagedForm(ValueError):
     """Bytes that are no packed form, or not any more; its text says why. The backend tells which entry's they are."""
+
+    blob = ""
+    """The digest of the blob that is missing or damaged, if that is why."""
 
 
 @frozen
@@ -66,6 +74,8 @@ class Form:
     """How many versions before this one the base stands, 0 if there is none."""
     check: bytes = b""
     """The beginning of the base's hash."""
+    blob: bytes = b""
+    """The SHA-256 of the blob that holds the JSON, if one does; then there are no pieces."""
 
 
 class Compression:
@@ -120,21 +130,33 @@ def encode_difference(
     return _sealed(DIFFERENCE, b"".join((head, _varints(steps), literals)))
 
 
+def reference_to(digest: bytes, length: int) -> bytes:
+    """A payload of so many bytes that is the blob of this SHA-256."""
+    return _sealed(REFERENCE, _DIGEST.pack(length, digest))
+
+
+def reference_of(packed: bytes) -> bytes | None:
+    """The SHA-256 of the blob that a packed form refers to; None if it is another form, or none."""
+    return packed[-32:] if len(packed) == _CRC.size + _DIGEST.size and packed[0] == REFERENCE else None
+
+
 def decode(packed: bytes, compression: Compression) -> Form:
-    """What `encode_whole` or `encode_difference` made.
+    """What `encode_whole`, `encode_difference` or `reference_to` made.
 
     Raises:
-        DamagedForm: it is neither, or a bit of it changed.
+        DamagedForm: it is none of these, or a bit of it changed.
     """
     try:
         tag, crc = _CRC.unpack_from(packed)
         length = plain_length(packed)
-        if tag not in (WHOLE, DIFFERENCE):
+        if tag not in (WHOLE, DIFFERENCE, REFERENCE):
             raise DamagedForm("its payload is neither JSON nor a packed form that this release knows")
         if zlib.crc32(memoryview(packed)[_CRC.size :]) != crc:
             raise DamagedForm("its packed form is damaged (its CRC does not fit)")
         if length > MAX_BYTES:
             raise DamagedForm(f"it claims {length} bytes, more than an event may have")
+        if tag == REFERENCE:
+            return Form(length, [], blob=_DIGEST.unpack(packed[_CRC.size :])[1])
         if tag == WHOLE:
             frame = packed[_CRC.size + _LENGTH.size :]
             return Form(length, [(0, length, compression.decompress(frame, length))])

@@ -23,6 +23,8 @@ from eventstore.packing import Compression
 
 if TYPE_CHECKING:
     import sqlite3 as sqlite3  # noqa: PLC0414 - handed on
+
+    from eventstore.blobfiles import BlobFiles
 else:
     try:  # the same choice that sqlite-utils makes
         from pysqlite3 import dbapi2 as sqlite3
@@ -48,8 +50,10 @@ SQLCIPHER = "sqlcipher3.dbapi2"
 class Connection(sqlite3.Connection):
     """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__", "access", "compression", "file", "known", "run")
+    __slots__ = ("__weakref__", "access", "blobs", "compression", "file", "known", "run")
     access: Access
+    blobs: BlobFiles | None
+    """Where large payloads stand, if they may leave the database."""
     file: tuple[int, int]
     """The device and inode of its file."""
     compression: Compression
@@ -126,7 +130,7 @@ def connection_to(
     connection: Connection | None = None
     try:
         connection = opened(path, url, mode=mode, timeout=timeout, access=access)
-        connection.compression = Compression()
+        connection.compression, connection.blobs = Compression(), None
         connection.known = -1, {}
         connection.run = connection.cursor().execute
         connection.execute("PRAGMA trusted_schema = OFF")  # a function in a stranger's schema is not run

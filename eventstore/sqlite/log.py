@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from eventstore.blobfiles import BlobFiles
 from eventstore.ciphers import AES256GCM, Cipher
 from eventstore.commits import Commits
 from eventstore.errors import (
@@ -121,6 +122,7 @@ class SQLiteLog:
         self._busy_timeout = busy_timeout
         self._mode: Mode = "ro" if read_only else "rw"
         self._files = files or OperatingSystem()
+        self.blobs = BlobFiles(self._path.with_name(self._path.name + "-blobs"), self._files)
         self._process = os.getpid()
         self._commits = Commits(self._commit)
         self._closing = threading.Lock()
@@ -142,6 +144,7 @@ class SQLiteLog:
             self.id: str = self._identity(self._connection)
             self._data_key = unlocking.data_key(self._connection)
             self._witness.veil(self._data_key)
+            self.blobs.cipher = self.cipher
         except BaseException:
             self._connection.close()
             raise
@@ -153,10 +156,12 @@ class SQLiteLog:
     # --- opening ------------------------------------------------------------------------------------------------
 
     def _open(self, mode: Mode | None = None) -> Connection:
-        return connection_to(
+        connection = connection_to(
             self._path, self.url, mode=mode or self._mode, synchronous=self._synchronous, timeout=self._busy_timeout,
             access=self._access,
         )  # fmt: skip
+        connection.blobs = self.blobs
+        return connection
 
     def _look_for_loss(self, *, accept_loss: bool | str, young: bool) -> None:
         """Hold the witness, read first, against the head; through a connection that cannot write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +11,22 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
+from eventstore.blobfiles import PUT_BACK
 from eventstore.commits import Deferred
-from eventstore.errors import UnreadableEntry
+from eventstore.errors import MissingBlob, UnreadableEntry
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Glance, Head
-from eventstore.packing import LOOKBACK, PACKED_FROM, Bases, DamagedForm, pack, plain_length, unpack
+from eventstore.log import Census, Entry, Fold, Glance, Head, Need
+from eventstore.packing import (
+    LOOKBACK,
+    PACKED_FROM,
+    Bases,
+    DamagedForm,
+    pack,
+    plain_length,
+    reference_of,
+    reference_to,
+    unpack,
+)
 from eventstore.sqlite.driver import SQLITE_VERSION, failures
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ _BETWEEN = "\x1f"
 """Stands in no name and in no JSON."""
 _FULL = 2**63
 _RESTORE = "restore a backup, or keep what comes before it with `runfold export --until POSITION`"
+_LOG = logging.getLogger("runfold")
 _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
 """Microseconds since 1970 of the years 1 to 9999."""
 
@@ -184,6 +197,20 @@ class SQLiteTransaction:
         streams = self.execute("SELECT count(DISTINCT stream) FROM events").fetchone()[0]
         return Census(streams, tuple((kind, n, taken + saved[kind], taken) for kind, n, taken in stored))
 
+    def needs(self, *, after: int = 0) -> Sequence[Need]:
+        """See `log.Reading`."""
+        # Type and length are in the row's header: of other payloads no page is read.
+        rows = self.execute(
+            "SELECT position, stream, type, data FROM events WHERE position > ? AND typeof(data) = 'blob' "
+            "AND length(data) = ? ORDER BY position",
+            (after, len(reference_to(bytes(32), 0))),
+        )
+        return [
+            Need(position, stream, kind, digest.hex())
+            for position, stream, kind, data in rows
+            if (digest := reference_of(data)) is not None
+        ]
+
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
         if entries[-1].position >= _FULL:
@@ -277,6 +304,22 @@ class SQLiteTransaction:
         ).fetchone()
         return found
 
+    def write_blob(self, data: bytes) -> bytes | None:
+        """See `packing.Rows`. Where none can be written, the payload stands in the database as a smaller one does."""
+        if self._connection.blobs is None:
+            return None
+        try:
+            return bytes.fromhex(self._connection.blobs.write(data))
+        except OSError as error:
+            _LOG.warning("a payload of %d bytes is kept in the database, not in a blob: %s", len(data), error)
+            return None
+
+    def read_blob(self, digest: bytes) -> bytes:
+        """See `packing.Rows`."""
+        if self._connection.blobs is None:
+            raise MissingBlob(digest.hex())
+        return self._connection.blobs.read(digest.hex())
+
     def _entry(self, row: Any) -> Entry:
         """The entry of a row.
 
@@ -294,7 +337,8 @@ class SQLiteTransaction:
         try:
             return entry._replace(data=unpack(entry, data, self, self.bases))
         except DamagedForm as error:
-            raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), _RESTORE) from error
+            remedy = PUT_BACK if error.blob else _RESTORE
+            raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), remedy) from error
 
     def _page(self, cursor: Any) -> list[Entry]:
         page: list[Entry] = []
