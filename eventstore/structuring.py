@@ -100,8 +100,11 @@ def _structure_uuid(value: Json, _type: Any) -> UUID:
 
 
 def _register_enums(annotation: Any, converter: cattrs.Converter) -> None:
-    # Each by itself: a StrEnum is a str too, and cattrs would ask the hook of str before one for all enums.
+    # Each by itself: a StrEnum is a str too, and cattrs would ask the hook of str before one for all enums. And once:
+    # a registration makes cattrs forget all functions that it made, of both ways, which would then be made per event.
     if isinstance(annotation, type) and issubclass(annotation, Enum):
+        if converter.get_structure_hook(annotation) is _structure_enum:
+            return
         converter.register_structure_hook(annotation, _structure_enum)
         converter.register_unstructure_hook(annotation, _enum_value)
     for argument in get_args(annotation):

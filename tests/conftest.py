@@ -1,17 +1,10 @@
-"""One place for how the tests run: Hypothesis' profiles, readable failures of the contract suite, the usual world."""
-
-import os
+"""What the tests share: readable failures of the contract suite, the usual world."""
 
 import pytest
-from hypothesis import settings
 
 from tests.world import World
 
 pytest.register_assert_rewrite("eventstore.testing")
-
-settings.register_profile("here", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -225,6 +225,16 @@ def test_fields_of_enums_and_uuids_come_back_as_members_and_uuids():
             CODEC.decode(entry(data, "Typed"))
 
 
+def test_what_reads_and_writes_a_class_with_enums_is_made_once():
+    converter = (codec := Codec([Typed]))._structuring._converter
+    codec.encode(Typed(Size.LARGE))
+    made = converter.get_unstructure_hook(Typed), converter.get_structure_hook(Typed)
+
+    codec.encode(Typed(Size.SMALL))
+
+    assert (converter.get_unstructure_hook(Typed), converter.get_structure_hook(Typed)) == made
+
+
 def test_a_whole_number_in_a_field_of_floats_comes_back_as_a_float():
     assert repr(round_trip(Known(real=1)).real) == "1.0"
     assert repr(CODEC.parse("Known", {"real": 2}).real) == "2.0"
