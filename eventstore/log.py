@@ -82,6 +82,22 @@ class Census:
     """Stored type, entries of it, bytes of their payloads and bytes that these take; the most frequent first."""
 
 
+class Weight(NamedTuple):
+    """What the entries of one stream, type and day in a stretch of the log take."""
+
+    stream: str
+    type: str
+    day: int
+    """Days since 1970, UTC, on which they were recorded."""
+    entries: int
+    bytes: int
+    """About: what is stored of them, and what a row and its places in the indexes take."""
+
+
+ENTRY_BYTES = 80
+"""What an entry takes beside its texts: hash, places, times, and the storage's own; measured."""
+
+
 @define(eq=False)
 class Member:
     """One caller's job in a commit, and what became of it."""
@@ -177,6 +193,9 @@ class Reading(Protocol):
 
     def census(self) -> Census:
         """Count everything; it costs a scan."""
+
+    def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
+        """What the entries at the `limit` positions after one take, put together by stream, type and day."""
 
 
 class Snapshot(Reading, Protocol):

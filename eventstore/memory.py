@@ -23,13 +23,16 @@ from eventstore.errors import DamagedBlob, MissingBlob, StoreClosed, UnreadableE
 from eventstore.files import MemoryFiles
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Glance, Head, Loss, Member, Need
+from eventstore.log import ENTRY_BYTES, Census, Entry, Fold, Glance, Head, Loss, Member, Need, Weight
 from eventstore.packing import BLOB_FROM
 
 if TYPE_CHECKING:
     from eventstore.watching import Watch
 
 T = TypeVar("T")
+
+_DAY = 86_400_000_000
+"""Microseconds."""
 
 
 @frozen
@@ -141,6 +144,21 @@ class MemoryTransaction:
             raise UnreadableEntry(
                 entry.position, entry.stream, entry.type, str(error), "or restore a backup"
             ) from error
+
+    def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
+        """See `log.Reading`."""
+        found: Counter[tuple[str, str, int]] = Counter()
+        taken: Counter[tuple[str, str, int]] = Counter()
+        for position in range(after + 1, min(self.root.head.position, after + limit) + 1):
+            if (entry := self.root.entries.get(position)) is None:
+                continue
+            place = (entry.stream, entry.type, entry.recorded_at // _DAY)
+            stream = 2 * len(entry.stream.encode())
+            keyed = 0 if entry.key is None else stream // 2 + len(entry.key.encode())
+            found[place] += 1
+            taken[place] += ENTRY_BYTES + stream + keyed
+            taken[place] += sum(len(text.encode()) for text in (entry.data, entry.type, entry.meta or ""))
+        return [Weight(*place, entries, taken[place]) for place, entries in found.items()]
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""

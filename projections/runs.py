@@ -30,6 +30,7 @@ from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.finding import find
+from projections.growth import Growth, growth
 from projections.job_rows import JOBS
 from projections.jobs import Jobs
 from projections.logs import LOGS
@@ -414,6 +415,10 @@ class Runs(Submitting):
         started = list(self.workflow_runs.each(phase=Phase.STARTED, order="position"))
         dead = self._presence.dead({row.worker for row in started})
         return [row for row in started if row.worker in dead]
+
+    def growth(self, *, largest: int = 10, days: int = 30, progress: Progress | None = None) -> Growth:
+        """What takes how much, by stream, type and day, and what to do next; see `growth.growth`."""
+        return growth(self.store.log, now=self._system.now(), largest=largest, days=days, progress=progress)
 
     # --- tables -------------------------------------------------------------------------------------------------
 

@@ -288,13 +288,14 @@ class SQLiteLog:
     def facts(self) -> Facts:
         """What the database and its driver are."""
         with self.reading() as view:
-            names = ("journal_mode", "application_id", "user_version")
-            mode, application, schema = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+            names = ("journal_mode", "application_id", "user_version", "page_size", "freelist_count")
+            mode, application, schema, page, free = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
             missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
         files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
         driver = self._access.driver
-        size = sum(file.stat().st_size for file in files if file.exists())
-        return Facts(driver.version, driver.name, mode, application, schema, len(MIGRATIONS), size, tuple(missing))
+        size, wal = (file.stat().st_size if file.exists() else 0 for file in files)
+        sizes = (size + wal, wal, page * free)
+        return Facts(driver.version, driver.name, mode, application, schema, len(MIGRATIONS), *sizes, tuple(missing))
 
     def examine(self) -> list[str]:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""

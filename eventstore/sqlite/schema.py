@@ -67,6 +67,10 @@ class Facts:
     known_schema: int
     bytes: int
     """Of the database and its WAL."""
+    wal: int
+    """Of these, the WAL's."""
+    free: int
+    """Of these, in pages of the database that hold nothing, and will be filled first."""
     missing: tuple[str, ...]
     """Parts of the schema that somebody took out."""
 

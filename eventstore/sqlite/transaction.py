@@ -15,7 +15,7 @@ from eventstore.blobfiles import PUT_BACK
 from eventstore.commits import Deferred
 from eventstore.errors import MissingBlob, UnreadableEntry
 from eventstore.limits import PAGE_BYTES
-from eventstore.log import Census, Entry, Fold, Glance, Head, Need
+from eventstore.log import ENTRY_BYTES, Census, Entry, Fold, Glance, Head, Need, Weight
 from eventstore.packing import (
     LOOKBACK,
     PACKED_FROM,
@@ -39,10 +39,17 @@ _COLUMNS = "position, stream, version, type, recorded_at, occurred_at, attempt, 
 _BETWEEN = "\x1f"
 """Stands in no name and in no JSON."""
 _FULL = 2**63
+_DAY = 86_400_000_000
+"""Microseconds."""
 _RESTORE = "restore a backup, or keep what comes before it with `runfold export --until POSITION`"
 _LOG = logging.getLogger("runfold")
 _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
 """Microseconds since 1970 of the years 1 to 9999."""
+
+
+def _size(column: str) -> str:
+    # octet_length reads the row's header only; the cast before it reads every overflow page.
+    return f"octet_length({column})" if SQLITE_VERSION >= (3, 43) else f"length(CAST({column} AS BLOB))"
 
 
 @cache
@@ -183,8 +190,7 @@ class SQLiteTransaction:
 
     def census(self) -> Census:
         """See `log.Reading`."""
-        # octet_length reads the row's header only; the cast before it reads every overflow page.
-        size = "octet_length(data)" if SQLITE_VERSION >= (3, 43) else "length(CAST(data AS BLOB))"
+        size = _size("data")
         stored = self.execute(
             f"SELECT type, count(*) AS n, sum({size}) FROM events GROUP BY type ORDER BY n DESC, type"  # noqa: S608
         ).fetchall()
@@ -210,6 +216,17 @@ class SQLiteTransaction:
             for position, stream, kind, data in rows
             if (digest := reference_of(data)) is not None
         ]
+
+    def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
+        """See `log.Reading`."""
+        texts = f"{_size('data')} + {_size('type')} + 2 * {_size('stream')} + ifnull({_size('meta')}, 0)"
+        keyed = f"ifnull({_size('stream')} + {_size('key')}, 0)"
+        rows = self.execute(
+            f"SELECT stream, type, recorded_at / {_DAY}, count(*), sum({texts} + {keyed} + {ENTRY_BYTES}) "  # noqa: S608
+            "FROM events NOT INDEXED WHERE position > ? AND position <= ? GROUP BY 1, 2, 3",
+            (after, after + limit),
+        )
+        return [Weight._make(row) for row in rows]
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""

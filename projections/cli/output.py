@@ -18,6 +18,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from eventstore import growth
 from eventstore.codec import Recorded
 from eventstore.exchange import fields_of
 from eventstore.payloads import to_iso
@@ -35,6 +36,7 @@ PHASE_STYLES = {
     "cancelled": "magenta",
     "dropped": "magenta",
 }
+amount = growth.amount
 _GAP = "  "
 _ENOUGH = 16
 _NARROWEST = 12
@@ -168,16 +170,6 @@ def ago(when: datetime | None, now: datetime) -> str:
     if when > now + timedelta(seconds=1):
         return f"in {span((when - now).total_seconds())}"
     return f"{span((now - when).total_seconds())} ago"
-
-
-def amount(size: int) -> str:
-    """A number of bytes for people."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:  # noqa: PLR2004 - SI
-            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"  # noqa: PLR2004
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def spent(usage: UsageRow) -> str:
