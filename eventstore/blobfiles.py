@@ -96,9 +96,7 @@ class BlobFiles:
         return digest
 
     def _taken(self, source: BinaryIO) -> str:
-        folder = self.root / _INCOMING
-        self._files.folder(folder)
-        incoming = folder / os.urandom(16).hex()
+        incoming = self._incoming()
         seen = hashlib.sha256()
         with self._files.writing(incoming) as file:
             for number, piece in enumerate(_pieces(source, PIECE)):
@@ -112,6 +110,11 @@ class BlobFiles:
         self._files.folder(path.parent)
         self._files.rename(incoming, path)
         return digest
+
+    def _incoming(self) -> Path:
+        folder = self.root / _INCOMING
+        self._files.folder(folder)
+        return folder / os.urandom(16).hex()
 
     def _stands(self, digest: str) -> bool:
         """Whether it is there, sound, and from now on young: no collector takes it away before it is mentioned."""
@@ -184,14 +187,20 @@ class BlobFiles:
         return seen.hexdigest()
 
     def _opened(self, digest: str) -> BinaryIO:
-        path = self._path(self.name(digest))
         try:
-            for place in (path, _aside(path), path):  # the last, if a collector has brought it back meanwhile
-                if (file := self._files.open(place)) is not None:
-                    return file
+            file = self._found(self.name(digest))
         except OSError as error:
             raise DamagedBlob(digest, _why(error)) from error
-        raise MissingBlob(digest)
+        if file is None:
+            raise MissingBlob(digest)
+        return file
+
+    def _found(self, name: str) -> BinaryIO | None:
+        path = self._path(name)
+        for place in (path, _aside(path), path):  # the last, if a collector has brought it back meanwhile
+            if (file := self._files.open(place)) is not None:
+                return file
+        return None
 
     def _proved(self, file: BinaryIO, digest: str) -> Iterator[bytes]:
         seen = hashlib.sha256()
@@ -216,6 +225,42 @@ class BlobFiles:
             return
         for number, box in enumerate(_pieces(file, PIECE + OVERHEAD)):
             yield self.cipher.open(box, _context(number))
+
+    # --- copying ------------------------------------------------------------------------------------------------
+
+    def is_sound(self, item: BlobFile) -> bool:
+        """Whether a file is the blob that its name says."""
+        try:
+            return self.name(self.digest_of(item)) == item.name
+        except (MissingBlob, DamagedBlob):
+            return False
+
+    def take(self, name: str, source: BlobFiles) -> bool:
+        """Have a blob of another folder here, which has the same cipher; it gets its name when it was read back.
+
+        Returns:
+            Whether it was there: a collector may have taken it away, which no entry mentions then.
+
+        Raises:
+            DamagedBlob: it is not what its name says; what stands here stays as it is.
+        """
+        try:
+            file = source._found(name)
+        except OSError as error:
+            raise DamagedBlob(name, _why(error)) from error
+        if file is None:
+            return False
+        incoming = self._incoming()
+        with file, self._files.writing(incoming) as copy:
+            for piece in _pieces(file, PIECE):
+                copy.write(piece)
+        if not self.is_sound(BlobFile(name, incoming, 0, 0, aside=False)):
+            self._files.remove(incoming)
+            raise DamagedBlob(name, "its bytes are others than were written")
+        path = self._path(name)
+        self._files.folder(path.parent)
+        self._files.rename(incoming, path)
+        return True
 
     # --- the files themselves -----------------------------------------------------------------------------------
 

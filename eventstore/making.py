@@ -7,11 +7,12 @@ system has no such locks nothing is swept up.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,22 +58,62 @@ def sweep(target: Path) -> None:
             try:
                 # What else lies there is somebody's: no maker puts anything but the database's own files there.
                 if all(part.name.startswith(target.name) for part in folder.iterdir()):
+                    _take_away_moved(folder, target)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(held)
 
 
 def publish(files: Files, part: Path, target: Path) -> str | None:
-    """Give a database that was made and closed the name that it is known by; None, or why it did not get it."""
+    """Give a database that was made and closed the name that it is known by; None, or why it did not get it.
+
+    The folders beside it come first, so that it never stands without them.
+    """
     wal = part.with_name(f"{part.name}-wal")
     if wal.exists() and wal.stat().st_size:  # closed, it has all in one file, unless the disk failed
         return "the disk failed when it was closed"
-    if not files.publish(part, target):
-        return f"{target} came into being meanwhile"
+    with ExitStack() as undone:
+        folders = {name: part.with_name(part.name + name) for name in _FOLDERS}
+        folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
+        if folders:
+            marks = {name: _mark(folder) for name, folder in folders.items()}
+            files.put(part.with_name(part.name + _MOVING), json.dumps(marks).encode())
+        for name, folder in folders.items():
+            beside = target.with_name(target.name + name)
+            if os.path.lexists(beside):
+                return f"{beside} came into being meanwhile"
+            files.rename(folder, beside)
+            undone.callback(files.rename, beside, folder)
+        if not files.publish(part, target):
+            return f"{target} came into being meanwhile"
+        undone.pop_all()
     with suppress(OSError):  # without it a lost tail is noticed from the next append on
         if witness := files.read(part.with_name(f"{part.name}-witness")):
             files.put(target.with_name(f"{target.name}-witness"), witness)
     return None
+
+
+_FOLDERS = ("-archive", "-blobs")
+"""What may stand beside a database, by what is added to its name."""
+_MOVING = "-moving"
+"""The file that says which folders are about to get their names, so that a kill between leaves nothing nameless."""
+
+
+def _mark(folder: Path) -> list[int]:
+    found = folder.lstat()
+    return [found.st_dev, found.st_ino]
+
+
+def _take_away_moved(folder: Path, target: Path) -> None:
+    """Take away what a killed maker gave its name already, where no database came to stand beside it."""
+    if os.path.lexists(target):
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        marks = json.loads((folder / f"{target.name}{_MOVING}").read_bytes())
+        for name, mark in marks.items():
+            beside = target.with_name(target.name + name)
+            if name in _FOLDERS and _mark(beside) == mark:  # the very folder, and not another of that name
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from eventstore.backups.copying import Progress, Unproved, copy, hash_at, head_of, prove
+from eventstore.backups.copying import Copied, Moment, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import open_copy
 from eventstore.errors import BackupRefused, LostTail
@@ -43,11 +43,20 @@ class Backup:
     hash: str
     """The hash there, as hex."""
     entries: int
-    """Copied by this backup; the others stood already."""
+    """Copied by this backup, as all that follows; the others stood already."""
+    segments: int
+    blobs: int
     proved: int
-    """Read back and proved by the chain, from the last one backward."""
+    """Entries that were read back and proved by the chain, the last one and those before it."""
     bytes: int
     """By how many the folder grew."""
+    findings: tuple[str, ...] = ()
+    """Blobs that are damaged or missing, in the log and so in its backup, in words; the rest is whole."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
 
 
 def back_up(
@@ -64,7 +73,7 @@ def back_up(
     Args:
         log: open, for reading at least.
         folder: an empty one, one that is not there yet, or one with earlier backups of this log.
-        everything: read back and prove all that the folder holds, and not only what is new.
+        everything: read back and prove all that the folder holds, and not only what is new; damaged blobs are healed.
         files: the port for file work.
         microseconds: the clock.
         progress: called after each page with (entries copied, entries to copy).
@@ -77,15 +86,25 @@ def back_up(
     with _held(files, path) as last:
         if last is not None and last.log != log.id:
             raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
-        before = _size(files, path)
-        until = head_of(log)
+        before = _size(path)
+        moment = moment_of(log)
         start = Cursor(0, genesis(log.id)) if everything or last is None else last.head
-        copied = _grown(log, path, last=last, until=until, start=start, progress=progress)
-        manifest = Manifest(log.id, until.position, until.hash.hex(), to_iso(from_microseconds(microseconds())))
+        copied, findings = _grown(log, path, last, moment, start=start, everything=everything, progress=progress)
+        head = moment.head
+        manifest = Manifest(log.id, head.position, head.hash.hex(), to_iso(from_microseconds(microseconds())))
         files.put(path / MANIFEST, manifest.encode())
-        grown = _size(files, path) - before
+        grown = _size(path) - before
     return Backup(
-        str(path), log.id, until.position, manifest.hash, copied, proved=until.position - start.position, bytes=grown
+        str(path),
+        log.id,
+        head.position,
+        manifest.hash,
+        copied.entries,
+        copied.segments,
+        copied.blobs,
+        proved=head.position - start.position,
+        bytes=grown,
+        findings=findings,
     )
 
 
@@ -121,17 +140,24 @@ def _last(files: Files, folder: Path) -> Manifest | None:
 
 
 def _grown(
-    log: Log, folder: Path, *, last: Manifest | None, until: Cursor, start: Cursor, progress: Progress | None
-) -> int:
-    """Copy what is new, and prove what the folder holds from a place on; how many entries were copied."""
+    log: Log,
+    folder: Path,
+    last: Manifest | None,
+    moment: Moment,
+    *,
+    start: Cursor,
+    everything: bool,
+    progress: Progress | None,
+) -> tuple[Copied, tuple[str, ...]]:
+    """Copy what is new, and prove what the folder holds from a place on; what is to be said of blobs."""
     path = folder / DATABASE
     with ExitStack() as stack:
         try:
             written = open_copy(log, path, create=True)
             stack.callback(written.rest)
-            if (reason := _differs(log, written, last, until)) is not None:
+            if (reason := _differs(log, written, last, moment.head)) is not None:
                 raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}")
-            copied = copy(log, written, until, progress)
+            copied = copy(log, written, moment, progress=progress, heal=everything)
         except LostTail as error:
             reason = f"it held entries up to position {error.expected} and ends at {error.found}"
             raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}") from error
@@ -139,16 +165,17 @@ def _grown(
             reason = f"the log itself does not prove: {error}; look at `runfold verify`"
             raise BackupRefused(str(folder), reason) from error
         try:
-            prove(stack.enter_context(closing(open_copy(log, path, read_only=True))), start, until)
+            proof = stack.enter_context(closing(open_copy(log, path, read_only=True)))
+            prove(proof, start, moment.head)
         except Unproved as error:
             reason = f"what stands in it does not prove: {error}; look at its disk, {_ELSEWHERE}"
             raise BackupRefused(str(folder), reason) from error
-    return copied
+        return copied, found_of(copied, proof, everything=everything)
 
 
 def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> str | None:
     """Why this copy cannot be gone on with, if so."""
-    begun = head_of(written)
+    begun = moment_of(written).head
     if written.id != log.id:
         return "it holds a backup of another log"
     if last is not None and hash_at(written, last.position) != last.head.hash:
@@ -163,6 +190,5 @@ def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> st
     return None
 
 
-def _size(files: Files, folder: Path) -> int:
-    found = (files.stat(folder / name) for name in files.names(folder))
-    return sum(stat.size for stat in found if stat is not None)
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

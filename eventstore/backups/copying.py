@@ -1,11 +1,22 @@
-"""Entries from one log into another, each proved by the chain on its way."""
+"""One log brought up to another: blobs, sealed days and entries, each proved on its way. Backups and restores are this.
+
+At every moment the copy is a log by itself, up to some position. Blobs come first, for entries mention them; then the
+sealed days, whose files are made anew from what the source reads as and held against its digests; then the entries
+that the source itself holds, in order. What the source has released since leaves the copy last, when it stands in a
+segment there. Nothing that this relies on goes away meanwhile: entries and segments never change, and no collector
+takes a blob that an entry mentions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from eventstore.errors import UnreadableEntry
+from attrs import frozen
+
+from eventstore.blobs import Blobs
+from eventstore.errors import DamagedBlob, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
 from eventstore.log import Cursor, Entry, Log
@@ -15,17 +26,38 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """`(entries done, entries in all)`."""
+_ALWAYS = 2**62
+"""A time that is behind every file's."""
 
 
 class Unproved(Exception):
     """An entry that does not follow from those before it; its text says which, and why."""
 
 
-def head_of(log: Log) -> Cursor:
-    """Where a log ends."""
+@frozen
+class Moment:
+    """A log as it was found: its last entry, and the days that were sealed."""
+
+    head: Cursor
+    segments: tuple[object, ...]
+
+
+@frozen
+class Copied:
+    """What was new to a copy."""
+
+    entries: int
+    segments: int
+    blobs: int
+    damaged: tuple[str, ...]
+    """Names of blobs that cannot be read where they come from."""
+
+
+def moment_of(log: Log) -> Moment:
+    """A log as it is now."""
     with log.reading() as reading:
         head = reading.head()
-    return Cursor(head.position, head.hash)
+    return Moment(Cursor(head.position, head.hash), ())
 
 
 def hash_at(log: Log, position: int) -> bytes | None:
@@ -62,27 +94,6 @@ def proved(log: Log, after: Cursor, until: Cursor) -> Iterator[Sequence[Entry]]:
         raise Unproved(f"position {until.position} is not the entry that was expected")
 
 
-def copy(source: Log, target: Log, until: Cursor, progress: Progress | None) -> int:
-    """Bring a copy up to a place of its source, a page a transaction; how many entries that were.
-
-    Raises:
-        Unproved: the source's entries do not follow from each other; what comes before stands in the copy.
-    """
-    start = head_of(target)
-    done = 0
-    for page in proved(source, start, until):
-        entries = page
-
-        def insert(transaction: Writing) -> None:
-            transaction.insert(entries)  # noqa: B023 - run before the next page is looked at
-
-        target.write(insert)
-        done += len(page)
-        if progress is not None:
-            progress(done, until.position - start.position)
-    return done
-
-
 def prove(log: Log, after: Cursor, until: Cursor) -> None:
     """Read back what lies between two places.
 
@@ -91,3 +102,58 @@ def prove(log: Log, after: Cursor, until: Cursor) -> None:
     """
     for _ in proved(log, after, until):
         pass
+
+
+def copy(source: Log, target: Log, moment: Moment, *, progress: Progress | None = None, heal: bool = False) -> Copied:
+    """Bring a copy up to a moment of its source.
+
+    Args:
+        source: any log.
+        target: the copy, which ends where the source once did.
+        moment: of the source, taken before.
+        progress: called after each page with (entries copied, entries to copy).
+        heal: look at the blobs that stand in the copy already, too, and write damaged ones anew.
+
+    Raises:
+        Unproved: the source's entries do not follow from each other; what comes before stands in the copy.
+    """
+    blobs, damaged = _copy_blobs(source, target, heal=heal)
+    start = moment_of(target).head
+    done = 0
+    for page in proved(source, start, moment.head):
+        target.write(partial(_insert, page))
+        done += len(page)
+        if progress is not None:
+            progress(done, moment.head.position - start.position)
+    return Copied(done, 0, blobs, damaged)
+
+
+def _insert(entries: Sequence[Entry], writing: Writing) -> None:
+    writing.insert(entries)
+
+
+# --- blobs --------------------------------------------------------------------------------------------------------
+
+
+def _copy_blobs(source: Log, target: Log, *, heal: bool) -> tuple[int, tuple[str, ...]]:
+    """Have every blob of the source in the copy; how many came, and which cannot be read."""
+    here = [*target.blobs.each()]
+    for item in here:
+        if not item.name:  # left by a copying that was killed; nobody else writes here
+            target.blobs.let_go(item, _ALWAYS)
+    standing = {item.name for item in here if item.name and not (heal and not target.blobs.is_sound(item))}
+    taken, damaged = 0, []
+    for name in sorted({item.name for item in source.blobs.each()} - standing - {""}):
+        try:
+            taken += target.blobs.take(name, source.blobs)
+        except DamagedBlob:
+            damaged.append(name)
+    return taken, tuple(damaged)
+
+
+def found_of(copied: Copied, target: Log, *, everything: bool) -> tuple[str, ...]:
+    """What is to be said of the blobs of a copy; of everything that its entries need, where that is asked for."""
+    faults = Blobs(target).check().faults if everything else ()
+    told = {fault.digest for fault in faults}
+    lost = (f"the blob {name} is damaged where it comes from" for name in copied.damaged if name not in told)
+    return (*map(str, faults), *lost)

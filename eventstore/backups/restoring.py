@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from eventstore.backups.copying import Progress, Unproved, copy, hash_at, head_of, prove
+from eventstore.backups.copying import Copied, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import open_copy, open_log
 from eventstore.errors import LostTail, RestoreRefused
@@ -39,8 +39,12 @@ class Restored:
     """Of its last entry."""
     hash: str
     """The hash there, as hex; a reader whose cursor lies behind it gets `CursorConflict`."""
+    segments: int
+    blobs: int
     made_at: str
     """When the last backup into the folder ended."""
+    findings: tuple[str, ...] = ()
+    """Blobs that are damaged or missing in the backup, in words; the rest is whole."""
 
 
 def restore(
@@ -76,12 +80,21 @@ def restore(
             written = stack.enter_context(making(place)) / place.name
         except OSError as error:
             raise RestoreRefused(str(source), f"{place} cannot be made ({error.strerror})") from error
-        head = _copied(source, manifest, written, progress, {**options, "files": files})
+        head, copied, findings = _copied(source, manifest, written, progress, {**options, "files": files})
         if finish is not None:
             finish(written)
         if (why := publish(files, written, place)) is not None:
             raise RestoreRefused(str(source), f"{why}; try again")
-    return Restored(str(target), manifest.log, head.position, head.hash.hex(), manifest.made_at)
+    return Restored(
+        str(target),
+        manifest.log,
+        head.position,
+        head.hash.hex(),
+        copied.segments,
+        copied.blobs,
+        manifest.made_at,
+        findings,
+    )
 
 
 def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:
@@ -110,22 +123,22 @@ def _refuse_standing(folder: Path, place: Path) -> None:
 
 def _copied(
     folder: Path, manifest: Manifest, place: Path, progress: Progress | None, options: dict[str, Any]
-) -> Cursor:
-    """Copy the backup's log, read it back, and tell where it ends."""
+) -> tuple[Cursor, Copied, tuple[str, ...]]:
+    """Copy the backup's log and read it back; where it ends, what it holds, what is to be said of blobs."""
     try:
         with closing(open_log(folder / DATABASE, create=False, read_only=True, **options)) as source:
             _refuse_another(folder, source, manifest)
-            head = head_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
+            moment = moment_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
             with closing(open_copy(source, place, create=True)) as written:
-                copy(source, written, head, progress)
-                with closing(open_copy(source, place, read_only=True)) as copied:
-                    prove(copied, Cursor(0, genesis(source.id)), head)
+                copied = copy(source, written, moment, progress=progress)
+                with closing(open_copy(source, place, read_only=True)) as proof:
+                    prove(proof, Cursor(0, genesis(source.id)), moment.head)
+                    return moment.head, copied, found_of(copied, proof, everything=True)
     except Unproved as error:
         raise RestoreRefused(str(folder), f"it does not prove: {error}") from error
     except LostTail as error:
         reason = f"it held entries up to position {error.expected} and ends at {error.found}"
         raise RestoreRefused(str(folder), f"{reason}; look at {error.url}, or take another backup") from error
-    return head
 
 
 def _refuse_another(folder: Path, source: Log, manifest: Manifest) -> None:

@@ -489,7 +489,7 @@ class SQLiteLog:
 
         So a backup may lie on a medium that cannot be written. The next opening for writing brings the WAL back.
         """
-        with suppress(sqlite3.Error), self._commits.turn():
+        with suppress(*failures()), self._commits.turn():
             self._close_idle()
             self._connection.execute("PRAGMA journal_mode = DELETE")
         self.close()

@@ -18,23 +18,26 @@ if TYPE_CHECKING:
 
 
 @store_command("dir")
-@click.option("--verify-all", is_flag=True, help="Read back and prove all that DIR holds, and not only what is new.")
+@click.option("--verify-all", is_flag=True, help="Read back and prove all that DIR holds, and heal its blobs.")
 def backup(runs: Runs, dir: str, verify_all: bool, as_json: bool) -> None:  # noqa: A002, FBT001
     """Bring a backup folder up to the log as it is now.
 
     DIR is a new or empty folder, or one with earlier backups of the same log: then only what is new is copied. Workers
     may go on meanwhile. What was copied is read back and proved by the chain; `runfold restore` makes a database of it.
+    Exits 1 if a blob is damaged in the log itself; it is named, and the rest is backed up.
     """
     began = time.monotonic()
     with watched() as progress:
         done = runs.backup(dir, everything=verify_all, progress=progress)
     seconds = time.monotonic() - began
     if as_json:
-        output.document({**attrs.asdict(done), "seconds": round(seconds, 3)})
-        return
-    copied = f"{output.count(done.entries, 'event')} copied, {output.amount(done.bytes)}"
-    output.say(f"{done.folder}: {copied}, {_took(seconds)}")
-    output.say(f"it ends at position {done.position}, {done.hash[:16]}…; {output.count(done.proved, 'event')} proved")
+        output.document({**attrs.asdict(done), "ok": done.ok, "seconds": round(seconds, 3)})
+    else:
+        copied = _counted(done.entries, done.segments, done.blobs)
+        output.say(f"{done.folder}: {copied} copied, {output.amount(done.bytes)}, {_took(seconds)}")
+        proved = output.count(done.proved, "event")
+        output.say(f"it ends at position {done.position}, {done.hash[:16]}…; {proved} proved")
+    _tell(done.findings, as_json=as_json)
 
 
 @store_command("dir", opened=False)
@@ -55,11 +58,28 @@ def restore(database: str, app: str | None, dir: str, as_json: bool) -> None:  #
         rows = None if isinstance(tables, str) else tables.rows
         facts = {**attrs.asdict(done), "rows": rows, "refused": refused, "seconds": round(seconds, 3)}
         output.document(facts)
-        return
-    output.say(f"{done.database}: {output.count(done.position, 'event')} restored and proved, {_took(seconds)}")
-    output.say(f"it ends at {done.hash[:16]}…; the backup was made at {done.made_at}")
-    if isinstance(tables, str):
-        output.say(output.clean(f"the tables are not made: {tables}"), style="yellow")
+    else:
+        restored = _counted(done.position, done.segments, done.blobs)
+        output.say(f"{done.database}: {restored} restored and proved, {_took(seconds)}")
+        output.say(f"it ends at {done.hash[:16]}…; the backup was made at {done.made_at}")
+        if isinstance(tables, str):
+            output.say(output.clean(f"the tables are not made: {tables}"), style="yellow")
+    _tell(done.findings, as_json=as_json)
+
+
+def _counted(entries: int, segments: int, blobs: int) -> str:
+    parts = [output.count(entries, "event")]
+    parts += [output.count(segments, "segment")] if segments else []
+    parts += [output.count(blobs, "blob")] if blobs else []
+    return ", ".join(parts)
+
+
+def _tell(findings: tuple[str, ...], *, as_json: bool) -> None:
+    """Say what was found; the exit code says it too."""
+    for finding in () if as_json else findings:
+        output.say(output.clean(finding), style="red")
+    if findings:
+        click.get_current_context().exit(1)
 
 
 def _took(seconds: float) -> str:

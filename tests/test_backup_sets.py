@@ -1,0 +1,264 @@
+"""A backup is one set: the log, its blobs, its sealed days; each comes along whole, or is told."""
+
+import shutil
+from datetime import timedelta
+
+import pytest
+from my_machine import APP
+
+import projections
+from eventstore.backups import back_up, restore
+from eventstore.errors import BackupRefused, RestoreRefused, WrongKey
+from eventstore.files import OperatingSystem
+from eventstore.memory import MemoryLog
+from eventstore.notes import LogRecorded
+from tests.backing import (  # noqa: F401 - fixtures
+    backup_folder,
+    contents,
+    readings,
+    restored,
+    unchanged,
+    what_stands_at_each_moment,
+    work,
+    written,
+)
+from tests.blobbing import noise
+from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - a fixture
+
+# --- blobs --------------------------------------------------------------------------------------------------------
+
+
+def blobs(path):
+    return contents(path.with_name(f"{path.name}-blobs"))
+
+
+def large(runs, seed=1):
+    """An entry whose payload is a blob, and one that mentions another; the digest of that."""
+    digest = runs.blobs.write(b"a picture %d" % seed)
+    runs.store.append("pictures", LogRecorded("test", "large", payload=noise(seed)))
+    runs.store.append("pictures", LogRecorded("test", "picture", ref=digest))
+    return digest
+
+
+def file_of(path, digest):
+    return path.with_name(f"{path.name}-blobs") / digest[:2] / digest[2:]
+
+
+def test_blobs_come_along_and_back(runs, folder, tmp_path):
+    digest = large(runs)
+    first = runs.backup(folder)
+    large(runs, 2)
+    second = runs.backup(folder)
+
+    assert (first.blobs, second.blobs, runs.backup(folder).blobs) == (2, 2, 0)
+    assert blobs(folder / "log.db") == blobs(tmp_path / "agent.db")
+    with restored(folder, tmp_path / "again.db") as again:
+        assert readings(again) == readings(runs)
+        assert again.blobs.read(digest) == b"a picture 1"
+        assert again.blobs.check().ok
+        assert again.verify().ok
+
+
+def test_blobs_of_a_log_in_memory_come_along_too(folder, tmp_path):
+    with projections.connect(MemoryLog(), app=APP) as runs:
+        work(runs, 1)
+        digest = large(runs)
+        runs.backup(folder)
+
+        with restored(folder, tmp_path / "again.db") as again:
+            assert readings(again) == readings(runs)
+            assert again.blobs.read(digest) == b"a picture 1"
+
+
+def test_a_blob_that_is_damaged_in_the_log_is_told_and_the_rest_is_backed_up(runs, folder, tmp_path):
+    digest = large(runs)
+    kept = runs.blobs.write(b"kept before it was damaged")
+    runs.backup(folder)
+    lost = runs.blobs.write(b"damaged at once")
+    for each in (kept, lost):
+        file_of(tmp_path / "agent.db", each).write_bytes(b"others")
+    work(runs, 2)
+
+    told = runfold("backup", tmp_path / "agent.db", folder, code=1).output.replace("\n", " ")
+
+    assert f"the blob {lost} is damaged" in told
+    assert kept not in told
+    assert not file_of(folder / "log.db", lost).exists()
+    with restored(folder, tmp_path / "again.db") as again:
+        assert readings(again) == readings(runs)
+        assert again.blobs.read(kept) == b"kept before it was damaged"
+        assert again.blobs.read(digest) == b"a picture 1"
+
+
+def test_a_blob_that_was_damaged_in_the_backup_is_found_and_healed_when_everything_is_proved(runs, folder):
+    digest = large(runs)
+    runs.backup(folder)
+    file_of(folder / "log.db", digest).write_bytes(b"others")
+
+    assert runs.backup(folder).blobs == 0
+    assert runs.backup(folder, everything=True).blobs == 1
+    assert file_of(folder / "log.db", digest).read_bytes() == b"a picture 1"
+
+
+def test_a_payload_that_is_gone_is_no_entry_and_the_backup_ends_before_it(runs, folder, tmp_path):
+    good = runs.backup(folder)
+    runs.store.append("pictures", LogRecorded("test", "large", payload=noise()))
+    shutil.rmtree(tmp_path / "agent.db-blobs")
+
+    with pytest.raises(BackupRefused, match=f"position {good.position + 1} .* needs the blob"):
+        runs.backup(folder)
+    with restored(folder, tmp_path / "again.db") as again:
+        assert again.store.head().position == good.position
+
+
+def test_a_collector_beside_a_backup_takes_nothing_that_it_needs(runs, folder, tmp_path):
+    """What no entry mentions may go under its hands; what one mentions does not."""
+    digest = large(runs)
+    runs.blobs.write(b"mentioned by nobody")
+
+    class Collected(OperatingSystem):
+        done = False
+
+        def open(self, path):
+            if not self.done and "agent.db-blobs" in str(path):
+                self.done = True
+                runs.blobs.gc(min_age=timedelta(0))
+            return super().open(path)
+
+    source = runs.store.log
+    source.blobs._files = Collected()
+    done = back_up(source, folder)
+
+    assert done.ok
+    with restored(folder, tmp_path / "again.db") as again:
+        assert again.blobs.read(digest) == b"a picture 1"
+        assert len(blobs(tmp_path / "again.db")) == 2
+
+
+def test_a_blob_that_a_collector_had_put_aside_when_it_was_killed_comes_along(runs, folder, tmp_path):
+    digest = large(runs)
+    file = file_of(tmp_path / "agent.db", digest)
+    file.rename(file.with_name(f"{file.name}.aside"))
+
+    runs.backup(folder)
+
+    assert file_of(folder / "log.db", digest).read_bytes() == b"a picture 1"
+
+
+def test_a_link_among_the_blobs_of_a_backup_leads_nobody_outside(runs, folder, tmp_path):
+    digest = large(runs)
+    runs.backup(folder)
+    (tmp_path / "secret").write_bytes(b"a picture 1")
+    file_of(folder / "log.db", digest).unlink()
+    file_of(folder / "log.db", digest).symlink_to(tmp_path / "secret")
+
+    back = runfold("restore", tmp_path / "again.db", folder, code=1).output
+
+    assert "the blob" in back
+    assert not file_of(tmp_path / "again.db", digest).exists()
+
+
+def test_what_stands_among_the_blobs_and_is_none_is_not_copied(runs, folder, tmp_path):
+    large(runs)
+    (tmp_path / "agent.db-blobs" / "..letter").mkdir()
+    (tmp_path / "agent.db-blobs" / "letter.txt").write_text("dear")
+
+    runs.backup(folder)
+
+    assert len(blobs(folder / "log.db")) == 2
+
+
+# --- kills --------------------------------------------------------------------------------------------------------
+
+
+def test_whatever_a_kill_leaves_of_the_set_is_gone_on_with_and_nothing_is_left_over(runs, folder, tmp_path, moments):
+    large(runs)
+    runs.backup(folder)
+    large(runs, 2)
+    work(runs, 2)
+    whole = readings(runs)
+
+    kept = moments(folder, lambda files: back_up(runs.store.log, folder, files=files))
+
+    for number, moment in enumerate(kept):
+        restore(moment, tmp_path / f"{number}.db")
+        assert runs.backup(moment).ok
+        assert blobs(moment / "log.db") == blobs(tmp_path / "agent.db")
+    with restored(kept[0], tmp_path / "again.db") as again:
+        assert readings(again) == whole
+
+
+def test_a_restore_that_was_killed_leaves_no_folder_that_stands_in_the_way(runs, folder, tmp_path, moments):
+    large(runs)
+    runs.backup(folder)
+    place = tmp_path / "place"
+    place.mkdir()
+
+    kept = moments(place, lambda files: restore(folder, place / "agent.db", files=files))
+
+    assert any((moment / "agent.db-blobs").exists() and not (moment / "agent.db").exists() for moment in kept)
+    for moment in kept:
+        if not (moment / "agent.db").exists():
+            mark(moment)
+            restore(folder, moment / "agent.db")
+        with projections.connect(moment / "agent.db", app=APP) as whole:
+            assert whole.store.head() == runs.store.head()
+            assert whole.blobs.check().ok
+
+
+def mark(moment):
+    """The folders were copied aside, and are others than those that the mark tells of: put that right."""
+    for marks in moment.glob(".agent.db.*/agent.db-moving"):
+        folder = moment / "agent.db-blobs"
+        if folder.exists():
+            found = folder.stat()
+            marks.write_text(f'{{"-blobs": [{found.st_dev}, {found.st_ino}]}}')
+
+
+def test_a_folder_that_somebody_else_made_is_not_taken_for_one_that_a_kill_left(runs, folder, tmp_path, moments):
+    large(runs)
+    runs.backup(folder)
+    place = tmp_path / "place"
+    place.mkdir()
+    kept = moments(place, lambda files: restore(folder, place / "agent.db", files=files))
+    between = [m for m in kept if (m / "agent.db-blobs").exists() and not (m / "agent.db").exists()]
+
+    with pytest.raises(RestoreRefused, match=r"agent\.db-blobs stands already"):
+        restore(folder, between[0] / "agent.db")
+    assert len(contents(between[0] / "agent.db-blobs")) == 2
+
+
+def test_what_takes_the_place_of_the_folders_meanwhile_stays_and_nothing_is_left(runs, folder, tmp_path):
+    large(runs)
+    runs.backup(folder)
+    place = tmp_path / "place"
+    place.mkdir()
+
+    with pytest.raises(RestoreRefused, match="came into being meanwhile"):
+        restore(folder, place / "agent.db", finish=lambda _: (place / "agent.db").write_bytes(b"mine"))
+    assert contents(place) == {"agent.db": b"mine"}
+
+
+# --- encryption ---------------------------------------------------------------------------------------------------
+
+KEY = bytes(range(32))
+MARKER = b"Zibeline4711"
+
+
+def test_the_backup_of_an_encrypted_log_is_encrypted_with_its_key(folder, tmp_path):
+    pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
+    with projections.connect(tmp_path / "agent.db", app=APP, key=KEY) as runs:
+        work(runs, 1)
+        picture = runs.blobs.write(MARKER)
+        runs.store.append("pictures", LogRecorded("test", MARKER.decode(), ref=picture, payload=noise()))
+        runs.backup(folder)
+        work(runs, 2)
+        assert runs.backup(folder).blobs == 0
+        whole = readings(runs)
+
+        assert not [name for name, data in contents(folder).items() if MARKER in data or picture.encode() in data]
+        with unchanged(folder), pytest.raises(WrongKey):
+            projections.restore(folder, tmp_path / "again.db", key=bytes(32))
+        with restored(folder, tmp_path / "again.db", key=KEY) as again:
+            assert readings(again) == whole
+            assert again.blobs.read(picture) == MARKER
