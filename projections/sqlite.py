@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.driver import sqlite3
 from eventstore.sqlite.schema import is_plain_index
-from projections.fulltext import FullText, condition
+from projections.fulltext import WAITING, FullText
 
 if TYPE_CHECKING:
     from eventstore.sqlite import SQLiteTransaction
@@ -33,10 +33,11 @@ class SQLiteTables:
 
     Args:
         full_text: whether this SQLite can keep full-text indexes (FTS5); unless told, it is asked.
+        waiting: rows that are gathered before their words go into such an index.
     """
 
-    def __init__(self, *, full_text: bool | None = None) -> None:
-        self._full_text = FullText(supported=full_text)
+    def __init__(self, *, full_text: bool | None = None, waiting: int = WAITING) -> None:
+        self._full_text = FullText(supported=full_text, waiting=waiting)
 
     @contextmanager
     def scratch(self) -> Iterator[_Scratch]:
@@ -134,7 +135,7 @@ class SQLiteTables:
     def select(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> list[Values]:
         """See `tables.Tables`."""
         several = _several(table, wanted)
-        where, values = _where(table, wanted, but=several)
+        where, values = self._where(transaction, table, wanted, but=several)
         order = ", ".join([f'"{name}"{" DESC" if descending else ""}' for _, name, descending in wanted.order])
         sql = f'SELECT {_columns(table)} FROM "{table.name}"{where}'  # noqa: S608
         if several is not None:
@@ -151,7 +152,7 @@ class SQLiteTables:
 
     def count(self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query) -> int:
         """See `tables.Tables`."""
-        where, values = _where(table, wanted)
+        where, values = self._where(transaction, table, wanted)
         with self._full_text.noticing(table):
             found: int = transaction.execute(f'SELECT count(*) FROM "{table.name}"{where}', values).fetchone()[0]  # noqa: S608
         return found
@@ -159,6 +160,19 @@ class SQLiteTables:
     def vocabulary(self, transaction: SQLiteTransaction, table: Table[Any]) -> Iterator[Spread]:
         """See `tables.Tables`."""
         return self._full_text.vocabulary(transaction, table)
+
+    def _where(
+        self, transaction: SQLiteTransaction, table: Table[Any], wanted: Query, *, but: Filter | None = None
+    ) -> tuple[str, list[Any]]:
+        """The WHERE clause of a query, without one of its filters, and what is bound to it."""
+        clauses = [_condition(item) for item in wanted.filters if item is not but]
+        if wanted.matching is not None:
+            with self._full_text.noticing(table):
+                clauses.insert(0, self._full_text.condition(transaction, table, wanted.matching))
+        if wanted.after is not None:
+            clauses.append(_later(wanted))
+        where = " AND ".join([part for part, _ in clauses])
+        return f" WHERE {where}" if where else "", [value for _, bound in clauses for value in bound]
 
     def _put_searched(self, transaction: SQLiteTransaction, table: Table[Any], rows: Mapping[Values, Values]) -> None:
         """As `put`, where rows have numbers, and an index goes by these."""
@@ -265,26 +279,6 @@ def _merged(beginning: str, values: list[Any], several: Filter) -> tuple[str, li
         arms.append(f'{beginning}"{several.column}" {"IS NULL" if absent else "= ?"}')
         bound += values if absent else [*values, value]
     return " UNION ALL ".join(arms), bound
-
-
-def _where(table: Table[Any], wanted: Query, *, but: Filter | None = None) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    values: list[Any] = []
-    if wanted.matching is not None:
-        part, bound = condition(table, wanted.matching)
-        parts.append(part)
-        values += bound
-    for item in wanted.filters:
-        if item is but:
-            continue
-        part, bound = _condition(item)
-        parts.append(part)
-        values += bound
-    if wanted.after is not None:
-        part, bound = _later(wanted)
-        parts.append(part)
-        values += bound
-    return (f" WHERE {' AND '.join(parts)}" if parts else ""), values
 
 
 def _condition(item: Filter) -> tuple[str, list[Any]]:

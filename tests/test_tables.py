@@ -28,7 +28,7 @@ class TestSQLiteTables(TablesContract):
         return SQLiteLog(folder / "agent.db", synchronous="NORMAL")
 
     def open_tables(self, log):
-        return SQLiteTables()
+        return SQLiteTables(waiting=3)
 
 
 @pytest.mark.parametrize(

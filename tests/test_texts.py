@@ -192,10 +192,10 @@ def test_a_sqlite_without_fts5_says_so_and_nothing_else_suffers(path):
     ],
 )
 def test_a_damaged_index_costs_no_fact_and_is_told_and_mended(path, statement):
-    with projections.connect(path) as runs:
+    with projections.connect(path, tables=SQLiteTables(waiting=1)) as runs:
         say(runs, "r1", "first words")
     by_hand(path, statement)
-    with projections.connect(path) as runs:
+    with projections.connect(path, tables=SQLiteTables(waiting=1)) as runs:
         say(runs, "r1", "second words")
         say(runs, "r1", "third words")
 
@@ -208,8 +208,58 @@ def test_a_damaged_index_costs_no_fact_and_is_told_and_mended(path, statement):
         assert runs.check().ok
 
 
-def test_an_index_that_says_other_words_than_the_rows_is_found_by_a_check(path):
+def test_damage_that_no_append_came_upon_is_told_by_a_check(path):
+    with projections.connect(path, tables=SQLiteTables(waiting=1)) as runs:
+        say(runs, "r1", "first words")
+    by_hand(path, "UPDATE texts__search_data SET block = x'00' WHERE id > 1")
     with projections.connect(path) as runs:
+        say(runs, "r1", "second words")
+
+        assert not runs.check("texts").ok
+        runs.rebuild("texts")
+        assert places(runs.search("words")) == [("r1", 4), ("r1", 3)]
+
+
+def test_a_table_that_somebody_took_away_from_its_index_is_made_anew(path):
+    with projections.connect(path, tables=SQLiteTables(waiting=2)) as runs:
+        say(runs, "r1", "first words", "second words")
+        say(runs, "r1", "third words")
+    by_hand(path, "DROP TABLE texts")
+    with projections.connect(path) as runs:
+        runs.rebuild("texts")
+
+        assert places(runs.search("words")) == [("r1", 5), ("r1", 4), ("r1", 3)]
+        assert runs.check("texts").ok
+
+
+def test_rows_whose_words_are_not_in_the_index_yet_are_found_and_compared_as_any_others(path):
+    with projections.connect(path, tables=SQLiteTables(waiting=3)) as runs:
+        for number in range(1, 6):
+            say(runs, "r1", f"number n{number}")
+
+            assert [item.message for item in runs.search("number")] == [*range(2 + number, 2, -1)]
+            assert places(runs.search(f"n{number} -other")) == [("r1", 2 + number)]
+            assert runs.check("texts").ok
+        runs.store.append("r1", RunDescribed(title="once"), RunDescribed(title="twice"))
+        assert runs.search("once") == []
+        assert places(runs.search("twice OR n5")) == [("r1", 0), ("r1", 7)]
+        assert runs.check("texts").ok
+        say(runs, "r1", "number n6")
+    by_hand(path, "DELETE FROM texts__waiting")
+    with projections.connect(path) as runs:
+        assert [item.key for item in runs.check("texts").listed] == [("n6",), ("number",)]
+
+
+def test_a_long_message_does_not_wait_for_the_index(path):
+    with projections.connect(path) as runs:
+        say(runs, "r1", "short", "many words " * 1_000)
+        say(runs, "r1", "short again")
+        with runs.store.reading() as reading:
+            assert reading.execute("SELECT row FROM texts__waiting").fetchall() == [(3,)]
+
+
+def test_an_index_that_says_other_words_than_the_rows_is_found_by_a_check(path):
+    with projections.connect(path, tables=SQLiteTables(waiting=2)) as runs:
         say(runs, "r1", "first words", "second words")
     by_hand(
         path,

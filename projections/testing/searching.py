@@ -152,7 +152,9 @@ class SearchedTables:
     ) -> None:
         notes = [Note("a", number, *both) for number, both in enumerate(_storable(texts))]
         self.write(lambda transaction: self.tables.drop(transaction, NOTES))
-        self.note(*notes)
+        self.note(*notes[:2])
+        for note in notes[2:]:  # some rows at once and some alone, in case it makes a difference
+            self.note(note)
 
         for each in wanted:
             expected = [note.number for note in notes if found(each, [words(note.title or ""), words(note.text)])]
