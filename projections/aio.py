@@ -257,6 +257,7 @@ class AsyncAttempt:
         self.attempt.publish(data)
 
     retry = _awaited(Attempt.retry)
+    save_files = _awaited(Attempt.save_files)
 
     async def call(
         self,

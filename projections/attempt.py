@@ -37,7 +37,7 @@ from eventstore.workflow import (
     ToolReturned,
     bound,
 )
-from projections import calling, delegation
+from projections import calling, delegation, filesets
 from projections.leaving import is_of, last_word, storable
 from projections.lineage import inherited_checkpoint
 from projections.policies import approval, approvals
@@ -47,6 +47,7 @@ from projections.streaming import Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from eventstore.codec import Recorded
@@ -426,6 +427,20 @@ class Attempt:
         word = after_failure(state, failure, self._system.now(), **bounds)
         self.append(word)
         return word.not_before if isinstance(word, RunRequeued) else None
+
+    def save_files(self, folder: str | Path, name: str = "files", *, key: str | None = None) -> Recorded:
+        """Save the files of a folder under this run, as blobs and one event that lists them; see `filesets`.
+
+        Args:
+            folder: with all that lies in it; symlinks in it are not followed, and left out.
+            name: of the set; `runs.files.restore` brings the last one of a name back.
+            key: saving again with the same key and the same files gives what stands.
+
+        Raises:
+            Fenced, IllegalTransition: as for any append; the blobs may stand, and `gc` takes them away.
+            InvalidArgument, OSError: there is no such folder, or it cannot be read.
+        """
+        return self.append(filesets.gathered(self.stream.store.blobs, folder, name), key=key)[0]
 
     def publish(self, data: Any) -> None:
         """Say something to those who listen in this process (`Runs.listen`): nothing is stored, and nothing waits."""

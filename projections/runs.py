@@ -29,6 +29,7 @@ from projections.checkpoints import CHECKPOINTS
 from projections.configuring import configure
 from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
+from projections.filesets import FileSets
 from projections.finding import find
 from projections.growth import Growth, growth
 from projections.job_rows import JOBS
@@ -91,6 +92,7 @@ class Runs(Submitting):
         self.sessions = Sessions(store, self.workflow_runs, self.view(WORKING_FOLDERS), system)
         self._steps = Steps(store, projector)
         self.logs = Logs(store, self.view(LOGS))
+        self.files = FileSets(store.blobs, self.logs.each, self._stream)
         self.meta = Meta(store, self.view(META))
         self.jobs = Jobs(
             store,

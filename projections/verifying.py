@@ -1,9 +1,10 @@
-"""Everything that can be proved of a store, proved: storage, chain, places, machines, tables.
+"""Everything that can be proved of a store, proved: storage, chain, places, blobs, machines, tables.
 
 The log is walked once, page by page. Each entry must stand at the next position, at the next version of its stream, no
 earlier than the one before, and its hash must follow from its content and the hash before it: so the first entry that
-was altered, lost or put in is named, and everything before it is proved. Then every stream is replayed by its machine
-and every table held against the fold. Nothing here changes anything that is observed.
+was altered, lost or put in is named, and everything before it is proved. What entries need of the blobs beside the log
+is read and held against its digest. Then every stream is replayed by its machine and every table held against the fold.
+Nothing here changes anything that is observed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from eventstore.blobfiles import PUT_BACK
 from eventstore.errors import EventStoreError, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
 from eventstore.log import Cursor, Entry, Head, Reading
 
 if TYPE_CHECKING:
+    from eventstore.blobs import BlobFault
     from eventstore.store import EventStore
     from projections.rebuilding import Progress, Rebuilder, Report
 
@@ -28,7 +31,7 @@ class Finding:
     """Something that is not as it must be, and what an operator can do."""
 
     check: str
-    """storage, chain, machine or tables."""
+    """storage, chain, blobs, machine or tables."""
     position: int | None
     fact: str
     remedy: str
@@ -68,13 +71,14 @@ def verify(store: EventStore, rebuilder: Rebuilder, *, progress: Progress | None
     storage = _guarded("storage", lambda: [_of_storage(fact) for fact in store.log.examine()])
     walk = _Walk(store)
     broken = _guarded("chain", lambda: walk.go(progress))
+    blobs = [] if storage else _guarded("blobs", lambda: _of_blobs(store.blobs.check().faults))
     tables: list[Finding] = []
     rows = 0
     if not (storage or broken):  # a fold over what is broken would only repeat it, in a thousand words
         report: list[Report] = []
         tables = _guarded("tables", lambda: _of_report(rebuilder.check(skip_invalid=True), report))
         rows = report[0].rows if report else 0
-    findings = (*storage, *broken, *tables)
+    findings = (*storage, *broken, *blobs, *tables)
     notes = store.log.remarks if walk.entries else ()
     return Verification(walk.head, walk.entries, len(walk.versions), rows, findings, notes)
 
@@ -94,6 +98,11 @@ _RESTORE = "restore a backup, or write what is sound with `runfold export --unti
 
 def _of_storage(fact: str) -> Finding:
     return Finding("storage", None, fact, _RESTORE)
+
+
+def _of_blobs(faults: Sequence[BlobFault]) -> list[Finding]:
+    """What entries lack; a damaged blob that nobody needs is no fault of the log's."""
+    return [Finding("blobs", fault.needs[0].position, str(fault), PUT_BACK) for fault in faults if fault.needs]
 
 
 class _Walk:

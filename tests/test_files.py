@@ -127,6 +127,18 @@ def test_stat_tells_the_size_and_touch_makes_young(tmp_path):
     assert disk.stat(tmp_path / "a").modified > 1_700_000_000_000_000
 
 
+def test_a_file_is_executable_when_it_was_made_so_and_a_folder_is_told(files, tmp_path):
+    files.folder(tmp_path / "folder")
+    for name, executable in (("script", True), ("text", False)):
+        with files.writing(tmp_path / name, executable=executable) as file:
+            file.write(b"#!/bin/sh")
+
+    found = {name: files.stat(tmp_path / name) for name in files.names(tmp_path)}
+    assert {name: (item.folder, item.executable) for name, item in found.items()} == {
+        "folder": (True, False), "script": (False, True), "text": (False, False)
+    }  # fmt: skip
+
+
 def test_a_rename_takes_the_place_of_what_was_there_and_publish_does_not(files, tmp_path):
     files.folder(tmp_path / "folder")
     for name in ("a", "b", "folder/c"):

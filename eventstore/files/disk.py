@@ -103,7 +103,9 @@ class OperatingSystem:
             return None
         if stat.S_ISLNK(found.st_mode):
             raise _refused(path)
-        return Stat(found.st_size, found.st_mtime_ns // 1000)
+        mode = found.st_mode
+        executable = stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR)
+        return Stat(found.st_size, found.st_mtime_ns // 1000, stat.S_ISDIR(mode), executable)
 
     def make(self, path: Path) -> bool:
         """See `Files`."""
@@ -125,12 +127,13 @@ class OperatingSystem:
             file.write(data)
 
     @contextlib.contextmanager
-    def writing(self, path: Path) -> Iterator[Writer]:
+    def writing(self, path: Path, *, executable: bool = False) -> Iterator[Writer]:
         """See `Files`."""
         self._refuse_links(path)
         # A name that nobody else has: two may write the same file at once, in containers where they are the same pid.
         temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, FILE_MODE)
+        mode = FOLDER_MODE if executable else FILE_MODE
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file

@@ -21,6 +21,7 @@ from eventstore.files.port import Held, Stat, Writer
 class _File:
     data: bytes
     modified: int
+    executable: bool = False
 
 
 class _Held:
@@ -92,9 +93,9 @@ class MemoryFiles:
     def stat(self, path: Path) -> Stat | None:
         """See `Files`."""
         if path in self._folders:
-            return Stat(0, 0)
+            return Stat(0, 0, folder=True)
         file = self._found(path)
-        return None if file is None else Stat(len(file.data), file.modified)
+        return None if file is None else Stat(len(file.data), file.modified, executable=file.executable)
 
     def make(self, path: Path) -> bool:
         """See `Files`."""
@@ -114,19 +115,20 @@ class MemoryFiles:
 
     def put(self, path: Path, data: bytes) -> None:
         """See `Files`."""
-        with self._one:
-            folder = self._within(path)
-            if path in self._folders:
-                raise _error(IsADirectoryError, errno.EISDIR, path)
-            folder[path.name] = _File(bytes(data), self._microseconds())
+        with self.writing(path) as file:
+            file.write(data)
 
     @contextmanager
-    def writing(self, path: Path) -> Iterator[Writer]:
+    def writing(self, path: Path, *, executable: bool = False) -> Iterator[Writer]:
         """See `Files`."""
         self._within(path)
         pieces = io.BytesIO()
         yield pieces
-        self.put(path, pieces.getvalue())
+        with self._one:
+            folder = self._within(path)
+            if path in self._folders:
+                raise _error(IsADirectoryError, errno.EISDIR, path)
+            folder[path.name] = _File(pieces.getvalue(), self._microseconds(), executable)
 
     def touch(self, path: Path) -> bool:
         """See `Files`."""

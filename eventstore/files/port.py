@@ -42,6 +42,9 @@ class Stat(NamedTuple):
     """In bytes."""
     modified: int
     """When it was last written or touched: microseconds since 1970, UTC, by the file system's clock."""
+    folder: bool = False
+    executable: bool = False
+    """Whether its owner may execute it."""
 
 
 class Files(Protocol):
@@ -74,7 +77,7 @@ class Files(Protocol):
     def put(self, path: Path, data: bytes) -> None:
         """Make or replace a file whole: a cut leaves the old bytes or the new ones, and once this returned the new."""
 
-    def writing(self, path: Path) -> AbstractContextManager[Writer]:
+    def writing(self, path: Path, *, executable: bool = False) -> AbstractContextManager[Writer]:
         """Make or replace a file whole, as `put` does, of pieces: it stands, durable, when the block was left.
 
         An exception in the block leaves what was there. Until then the pieces are in a file beside it, `NAME.*.tmp`,

@@ -175,9 +175,9 @@ class FaultyFiles(OperatingSystem):
         return super().stat(path)
 
     @contextmanager
-    def writing(self, path: Path) -> Iterator[Any]:
+    def writing(self, path: Path, *, executable: bool = False) -> Iterator[Any]:
         self._ask("files.writing")
-        with super().writing(path) as file:
+        with super().writing(path, executable=executable) as file:
             yield _FaultyWriter(file, self._disk)
             self._ask("files.sync")
         self._ask("files.sync")  # of the folder: the file stands, but nobody knows for how long

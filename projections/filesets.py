@@ -1,0 +1,222 @@
+"""Sets of files that runs save: a folder's files as blobs, and one event that lists them, to be brought back later.
+
+What a run made (a working copy, a report) is saved under its attempt, fenced as all of its work is: first the blobs,
+then a generic entry of kind `files-saved` that names each by path, digest, size and whether it may be executed. A file
+that did not change since the last time is kept once. Times, owners and other modes are not kept, nor are empty folders;
+symlinks and what is no file are not followed and not kept, and the set tells which were left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from attrs import frozen
+
+from eventstore.blobs import FILES_SAVED
+from eventstore.errors import InvalidArgument, MissingBlob
+from eventstore.files import OperatingSystem
+from eventstore.notes import LogRecorded
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from eventstore.blobs import Blobs
+    from eventstore.payloads import Json
+    from eventstore.store import Stream
+
+SOURCE = "runfold"
+
+
+@frozen
+class SavedFile:
+    """A file of a set."""
+
+    digest: str
+    """Of the blob that holds it."""
+    size: int
+    executable: bool
+
+
+@frozen
+class FileSet:
+    """The files of a folder as they were saved."""
+
+    run_id: str
+    version: int
+    """Of the event that lists them."""
+    name: str
+    at: datetime
+    files: Mapping[str, SavedFile]
+    """By path within the folder, with slashes."""
+    left_out: tuple[str, ...]
+    """Symlinks, and what is no file."""
+
+
+def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
+    """Keep a folder's files as blobs, and make the event that lists them.
+
+    Raises:
+        InvalidArgument: there is no such folder, or a name in it is no text.
+        OSError: a file cannot be read, or the disk takes no more.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise InvalidArgument("folder", str(folder), "is no folder; name one whose files are to be saved")
+    files = OperatingSystem()
+    files.own(root)
+    listed: dict[str, Json] = {}
+    left_out: list[str] = []
+    for path, place in _walked(files, root, ""):
+        if not path.isprintable() and not _is_text(path):
+            raise InvalidArgument("folder", str(folder), f"holds the name {path!r}, which is no text; rename it")
+        # `stat` refuses a symlink; a pipe is refused where it is opened, and not waited for.
+        try:
+            found = files.stat(place)
+            source = None if found is None else files.open(place)
+        except OSError:
+            if place.is_file() and not place.is_symlink():
+                raise
+            left_out.append(path)
+            continue
+        if found is None or source is None:  # gone since its folder was read
+            continue
+        with source:
+            counted = _Counted(source)
+            digest = blobs.write(counted)  # type: ignore[arg-type]
+        listed[path] = {"blob": digest, "size": counted.size, "executable": found.executable}
+    payload: dict[str, Json] = {"files": listed, "left_out": [*left_out]}
+    return LogRecorded(SOURCE, FILES_SAVED, name, payload)
+
+
+class FileSets:
+    """The sets of files that runs saved. Made by `Runs`, as `runs.files`.
+
+    Args:
+        blobs: where the files are kept.
+        entries: generic log entries by their filters; see `notes.Logs.each`.
+        stream: gives a run's stream; raises `RunNotFound`.
+    """
+
+    def __init__(
+        self, blobs: Blobs, entries: Callable[..., Iterator[Any]], stream: Callable[[str], Stream[Any]]
+    ) -> None:
+        self._blobs = blobs
+        self._entries = entries
+        self._stream = stream
+
+    def of(self, run_id: str, *, name: str | None = None) -> list[FileSet]:
+        """The sets that a run saved, in order; only those of a name if one is given.
+
+        Raises:
+            RunNotFound: no run of that id.
+        """
+        stream = self._stream(run_id).name
+        only = {} if name is None else {"ref": name}
+        found = self._entries(stream=stream, source=SOURCE, kind=FILES_SAVED, **only)
+        return [_set(item) for item in found]
+
+    def restore(
+        self, run_id: str, folder: str | Path, *, name: str | None = None, version: int | None = None
+    ) -> FileSet:
+        """Write the files of a set into a folder, each whole or not at all.
+
+        A file of the same path is replaced, and what else is there stays. Nothing is written before every blob was
+        read and proved, and nothing outside the folder, whatever the set says: symlinks in it are not followed.
+
+        Args:
+            run_id: whose.
+            folder: is made if it is not there.
+            name: of the set; any unless given.
+            version: of the event that lists it; the last one unless given.
+
+        Raises:
+            RunNotFound: no run of that id.
+            InvalidArgument: it saved no such set, or a path in it leads out of the folder; nothing was written.
+            MissingBlob: a file of it is missing or damaged; nothing was written.
+            OSError: the disk does not take it, or a symlink is in the way; some files may stand.
+        """
+        chosen = [item for item in self.of(run_id, name=name) if version in (None, item.version)]
+        if not chosen:
+            what, value = ("version", version) if version is not None else ("name", name)
+            raise InvalidArgument(what, value, f"names no files that {run_id} saved; `runs.files.of` lists them")
+        found = chosen[-1]
+        places = {path: _within(path) for path in found.files}
+        for digest in {file.digest for file in found.files.values()}:
+            if not self._blobs.exists(digest):
+                raise MissingBlob(digest)
+        root = Path(folder).resolve()
+        files = OperatingSystem()
+        files.own(root)
+        files.folder(root)
+        for path, file in found.files.items():
+            target = root.joinpath(*places[path])
+            files.folder(target.parent)
+            with self._blobs.open(file.digest) as source, files.writing(target, executable=file.executable) as made:
+                while piece := source.read(1024 * 1024):
+                    made.write(piece)
+        return found
+
+
+def _set(entry: Any) -> FileSet:
+    """A set as its entry tells it. The entry may be anybody's: what is no list of files lists none."""
+    payload = entry.payload if isinstance(entry.payload, dict) else {}
+    files, left_out = payload.get("files"), payload.get("left_out")
+    saved = {
+        path: SavedFile(str(file.get("blob")), _number(file.get("size")), file.get("executable") is True)
+        for path, file in (files.items() if isinstance(files, dict) else ())
+        if isinstance(file, dict)
+    }
+    names = tuple(map(str, left_out)) if isinstance(left_out, list) else ()
+    return FileSet(entry.stream, entry.version, entry.ref or "", entry.at, saved, names)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _within(path: str) -> list[str]:
+    """The parts of a path that stays in its folder.
+
+    Raises:
+        InvalidArgument: it does not, or is none.
+    """
+    parts = path.split("/")
+    strange = "\0" in path or (os.sep != "/" and any(sign in path for sign in (os.sep, ":")))
+    if strange or any(part in ("", ".", "..") for part in parts):
+        raise InvalidArgument("path", path, "leads out of the folder, or is none: somebody forged it")
+    return parts
+
+
+def _walked(files: OperatingSystem, folder: Path, above: str) -> Iterator[tuple[str, Path]]:
+    """Everything below a folder that is no folder, by path within it, in order."""
+    for name in files.names(folder):
+        place = folder / name
+        if place.is_dir() and not place.is_symlink():
+            yield from _walked(files, place, f"{above}{name}/")
+        else:
+            yield above + name, place
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Counted:
+    """A stream that counts what was read of it: a file may grow after somebody asked for its size."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
+        """See `BinaryIO`."""
+        data = self._source.read(size)
+        self.size += len(data)
+        return data
