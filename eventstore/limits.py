@@ -64,24 +64,37 @@ def check_limit(limit: int) -> int:
     return limit
 
 
+def check_count(what: str, number: int, *, least: int = 0) -> int:
+    """How many of something.
+
+    Raises:
+        InvalidArgument: no integer, or too few.
+    """
+    if not _is_count(number) or number < least:
+        raise InvalidArgument(what, number, f"must be an integer, {least} or more")
+    return number
+
+
 def check_place(what: str, place: int) -> int:
     """A version, position or number that a page begins or ends at.
 
     Raises:
         InvalidArgument: no integer, or negative.
     """
-    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < 2**63:
-        raise InvalidArgument(what, place, "must be an integer, 0 or more")
-    return place
+    return check_count(what, place)
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63
 
 
 def check_range(after: int, limit: int | None) -> None:
     """A place and a limit that a reader may ask for.
 
     Raises:
-        InvalidArgument: one of them is negative.
+        InvalidArgument: one of them is no integer, or negative.
     """
-    if after < 0:
+    if not _is_count(after):
         raise InvalidArgument("after", after, "must be 0 (before the first) or a place that was read")
-    if limit is not None and limit < 0:
+    if limit is not None and not _is_count(limit):
         raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")

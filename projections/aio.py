@@ -15,7 +15,8 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from eventstore.aio import AsyncStore, AsyncStream, Committed, Loop
-from eventstore.errors import InvalidArgument, Waiting
+from eventstore.errors import Waiting
+from eventstore.limits import check_count
 from projections.attempt import Answer, Attempt
 from projections.daemon import Worker
 from projections.delegation import Child
@@ -171,8 +172,7 @@ class AsyncWorker:
 
     async def claims(self, workflows: Iterable[str] | None = None, *, limit: int = 1) -> AsyncIterator[AsyncAttempt]:
         """Take up runs as they come, until `stop`; at most `limit` attempts unfinished at a time."""
-        if limit < 1:
-            raise InvalidArgument("limit", limit, "must be 1 or more")
+        check_count("limit", limit, least=1)
         wanted = None if workflows is None else tuple(workflows)
         loop = asyncio.get_running_loop()
         next_look = loop.time()

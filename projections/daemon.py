@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from eventstore.errors import InvalidArgument, Refused, RunNotFound, StoreClosed, WorkerClosed
-from eventstore.limits import check_name
+from eventstore.limits import check_count, check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
@@ -58,8 +58,8 @@ class Worker:
         channel: Channel,
         steps: Steps,
     ) -> None:
-        if not timedelta(0) < lease <= timedelta(days=1):
-            raise InvalidArgument("lease", str(lease), "must be more than nothing and at most a day")
+        if not (isinstance(lease, timedelta) and timedelta(0) < lease <= timedelta(days=1)):
+            raise InvalidArgument("lease", str(lease), "must be a timedelta, more than nothing and at most a day")
         # A new id each time: a restart must never take its predecessor for itself.
         self.id = f"{check_name('worker', name)}:{system.new_id()[:8]}"
         self._term = lease.total_seconds()
@@ -136,9 +136,7 @@ class Worker:
             max_crashes: how many workers may die under a run; `claim` goes by the last value given here.
             dry_run: only say what would be done.
         """
-        if max_crashes < 0:
-            raise InvalidArgument("max_crashes", max_crashes, "must be 0 or more")
-        self._max_crashes = max_crashes
+        self._max_crashes = check_count("max_crashes", max_crashes)
         if not dry_run:
             self._presence.sweep()
         expired = self.expire(dry_run=dry_run)
@@ -251,8 +249,7 @@ class Worker:
             workflows: only of these; of all unless given.
             limit: how many attempts may be unfinished at a time.
         """
-        if limit < 1:
-            raise InvalidArgument("limit", limit, "must be 1 or more")
+        check_count("limit", limit, least=1)
         wanted = None if workflows is None else tuple(workflows)
         next_look = self._system.monotonic()
         while not self._stopping:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from attrs import frozen
 
-from eventstore.errors import InvalidArgument
+from eventstore.limits import check_count
 
 KEPT = 1_000
 """What a listener may be behind, unless it says otherwise."""
@@ -35,8 +35,7 @@ class Listener:
     """An ear. Iterate over it, and close it, or use it as a context manager; iteration ends when it is closed."""
 
     def __init__(self, channel: Channel, run_id: str | None, kept: int, woken: Callable[[], None] | None) -> None:
-        if kept < 1:
-            raise InvalidArgument("kept", kept, "must be 1 or more")
+        check_count("kept", kept, least=1)
         self.run_id = run_id
         self._channel = channel
         self._woken = woken

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventstore.errors import InvalidArgument, KeyReused, QueueFull
-from eventstore.limits import check_name
+from eventstore.limits import check_count, check_name
 from eventstore.settings import check_settings
 from eventstore.workflow import RUN, Continues, Phase, RunQueued
 from projections import lineage
@@ -82,6 +82,10 @@ class Submitting:
             KeyReused: the key stands with other content.
             InvalidPayload, InvalidArgument: nothing was written.
         """
+        if key is not None:
+            check_name("key", key, slashes=True)
+        if max_queued is not None:
+            check_count("max_queued", max_queued)
         if run_id is None:
             made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
             run_id = f"run-{made_up[:16]}"

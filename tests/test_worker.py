@@ -592,15 +592,19 @@ def test_a_run_that_is_left_as_it_was_found_waits_a_second_and_is_not_handed_out
     assert worker.claim().run_id == "forgotten"
 
 
-@pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize("limit", [0, -1, "5", True])
 def test_a_limit_that_lets_nothing_through_is_refused(worker, limit):
     with pytest.raises(InvalidArgument, match="limit"):
         next(worker.claims(limit=limit))
 
 
-def test_a_negative_max_crashes_is_refused(worker):
+@pytest.mark.parametrize("number", [-1, "5", 1.5])
+def test_a_max_crashes_that_is_no_number_of_crashes_is_refused_and_the_last_one_stands(worker, number):
+    worker.recover(max_crashes=2)
     with pytest.raises(InvalidArgument, match="max_crashes"):
-        worker.recover(max_crashes=-1)
+        worker.recover(max_crashes=number)
+
+    assert worker._max_crashes == 2
 
 
 def test_a_worker_whose_row_vanished_lives_again_with_its_next_beat(world, runs, worker):
