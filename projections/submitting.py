@@ -82,13 +82,7 @@ class Submitting:
             KeyReused: the key stands with other content.
             InvalidPayload, InvalidArgument: nothing was written.
         """
-        if key is not None:
-            check_name("key", key, slashes=True)
-        if max_queued is not None:
-            check_count("max_queued", max_queued)
-        if run_id is None:
-            made_up = self._system.new_id() if key is None else hashlib.sha256(key.encode()).hexdigest()
-            run_id = f"run-{made_up[:16]}"
+        run_id = self._made_up(key) if run_id is None else run_id
         check_settings(config)
         if job_id is not None:
             check_name("job_id", job_id)
@@ -163,6 +157,11 @@ class Submitting:
                 continued, version=first.version, workflow=workflow, **guards, input=input, config=config, **options
             )
 
+    def _made_up(self, key: str | None) -> str:
+        if key is None:
+            return f"run-{self._system.new_id()[:16]}"
+        return f"run-{hashlib.sha256(check_name('key', key, slashes=True).encode()).hexdigest()[:16]}"
+
     def _admit(self, run_id: str, event: RunQueued, max_queued: int | None, writing: Writing) -> None:
         lineage.admit(self.store, writing, run_id, parent_id=event.parent_id, continues=event.continues)
         self._steps.admit(event, writing)
@@ -170,6 +169,7 @@ class Submitting:
             self._room(writing, event.workflow, max_queued)
 
     def _room(self, writing: Writing, workflow: str, limit: int) -> None:
+        check_count("max_queued", limit)
         table = self._projector.table(WORKFLOW_RUNS)
         if trouble := self._projector.bring_up(writing, WORKFLOW_RUNS):
             raise InvalidArgument("max_queued", limit, f"cannot be counted: {trouble}")
