@@ -14,7 +14,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -39,6 +38,9 @@ CHUNK = 5_000
 """Entries that are read and folded in one snapshot, and rows that are compared in one."""
 ROWS = 500
 """Rows that are held before they are written, and that are written at once: so long others wait, a few milliseconds."""
+PAUSE = 0.01
+"""Seconds between two of these writes, if others write as well. Who found SQLite's lock taken looks again after 1, 2, 5
+and 10 ms, and ever less often: against one who takes it again at once he hardly ever gets it."""
 FEW = 200
 """Entries that may be left to fold while nothing can be appended."""
 SMALL = 5_000
@@ -95,6 +97,8 @@ class _Making:
     entries: int = 0
     skipped: int = 0
     listed_skipped: list[Skipped] = field(factory=list)
+    left: object = None
+    """What its last write of rows named log and tables: the next one finds the name, unless others write as well."""
     small: set[str] = field(factory=set)
     """The projections whose standing tables are taken away in less time than renaming them takes."""
     halted: dict[str, str] = field(factory=dict)
@@ -113,8 +117,9 @@ class _Making:
 class Rebuilder:
     """Rebuild and check of one store's projections."""
 
-    def __init__(self, store: EventStore, projector: Projector) -> None:
+    def __init__(self, store: EventStore, projector: Projector, sleep: Callable[[float], None]) -> None:
         self._store = store
+        self._sleep = sleep
         self._projector = projector
         self._tables = projector.tables
 
@@ -292,20 +297,27 @@ class Rebuilder:
                 shadow.write(making.scratch, found)
             return
 
-        def write(transaction: Writing, batch: list[tuple[RowFold[Any], Changes]]) -> None:
-            self._own(transaction, making)
-            for shadow, part in batch:
-                shadow.write(transaction, part)
-
         # Each write waits for the disk, so rows of several tables share one.
         batch: list[tuple[RowFold[Any], Changes]] = []
         for shadow, part in [(shadow, part) for shadow, found in changes for part in found.parts(ROWS)]:
             if batch and sum(len(part) for _, part in batch) + len(part) > ROWS:
-                self._store.write(partial(write, batch=batch))
+                self._write_some(making, batch)
                 batch = []
             batch.append((shadow, part))
         if batch:
-            self._store.write(partial(write, batch=batch))
+            self._write_some(making, batch)
+
+    def _write_some(self, making: _Making, batch: list[tuple[RowFold[Any], Changes]]) -> None:
+        def write(transaction: Writing) -> bool:
+            self._own(transaction, making)
+            for shadow, part in batch:
+                shadow.write(transaction, part)
+            alone = making.left in (None, transaction.before)
+            making.left = transaction.after
+            return alone
+
+        if not self._store.write(write):
+            self._sleep(PAUSE)
 
     @staticmethod
     def _changes(making: _Making) -> list[tuple[RowFold[Any], Changes]]:

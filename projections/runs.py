@@ -83,7 +83,7 @@ class Runs(Submitting):
         self._presence = presence
         self._system = system
         self._channel = Channel()
-        self._rebuilder = Rebuilder(store, projector)
+        self._rebuilder = Rebuilder(store, projector, system.sleep)
         self.workflow_runs = self.view(WORKFLOW_RUNS)
         self.checkpoints = self.view(CHECKPOINTS)
         self.confirmations = self.view(CONFIRMATIONS)

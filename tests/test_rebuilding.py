@@ -255,6 +255,23 @@ def test_killed_at_any_write_the_old_tables_stand_and_the_next_rebuild_sweeps_up
     assert no_shadows(runs)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_rebuild_pauses_between_its_writes_where_others_write_as_well(world, runs, monkeypatch, others):
+    monkeypatch.setattr(rebuilding, "CHUNK", 4)
+    monkeypatch.setattr(rebuilding, "ROWS", 1)
+    beside, pauses = world.runs(), []
+    world.while_asleep = lambda: pauses.append(1)
+
+    def progress(done, _total):
+        if others and done < 9:
+            beside.store.append("run-2", RunDescribed(title=f"{done}"))
+
+    runs.rebuild(progress=progress)
+
+    assert bool(pauses) == others
+    assert runs.check().ok
+
+
 @pytest.mark.parametrize("small", [0, 1, 5_000])
 def test_tables_are_swapped_whether_the_old_ones_are_put_aside_or_taken_away(world, runs, monkeypatch, small):
     monkeypatch.setattr(rebuilding, "SMALL", small)
