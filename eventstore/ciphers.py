@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import hmac
 import os
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from eventstore.errors import CannotOpen
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 OVERHEAD = 1 + 12 + 16
@@ -60,25 +64,30 @@ class Cipher(Protocol):
 class AES256GCM:
     """The cipher of an encrypted store; its keys are made of one of 32 bytes.
 
+    The package `cryptography` is imported for the first box: it takes as long as opening a store.
+
     Args:
         key: 32 random bytes.
         owner: the store that it belongs to, for the error's words.
 
     Raises:
-        CannotOpen: the package `cryptography` is not installed.
+        CannotOpen: for the first box, if that package is not installed.
     """
 
     def __init__(self, key: bytes, owner: str) -> None:
+        # A key of its own for each purpose, so that a name can never be mistaken for a part of a box.
+        self._sealing = _derived(key, b"runfold/1 box")
+        self._naming = _derived(key, b"runfold/1 name")
+        self._owner = owner
+
+    @cached_property
+    def _aead(self) -> AESGCM:
         try:
-            from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - an extra, and slow to import
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - see above
         except ImportError as error:
             reason = "it is encrypted, and cryptography is not installed; pip install 'runfold[encryption]'"
-            raise CannotOpen(owner, reason) from error
-        self._invalid = InvalidTag
-        # A key of its own for each purpose, so that a name can never be mistaken for a part of a box.
-        self._aead = AESGCM(_derived(key, b"runfold/1 box"))
-        self._naming = _derived(key, b"runfold/1 name")
+            raise CannotOpen(self._owner, reason) from error
+        return AESGCM(self._sealing)
 
     def seal(self, data: bytes, context: bytes) -> bytes:
         """See `Cipher`."""
@@ -93,7 +102,9 @@ class AES256GCM:
             raise DamagedBox("it is not encrypted in a way that this release knows")
         try:
             return self._aead.decrypt(box[_NONCE], box[_SEALED:], _FORMAT + context)
-        except self._invalid as error:
+        except Exception as error:
+            if type(error).__name__ != "InvalidTag":  # of `cryptography`, which is no more than an extra
+                raise
             raise DamagedBox("it was altered, is not of this place, or was encrypted under another key") from error
 
     def name(self, digest: str) -> str:

@@ -16,6 +16,7 @@ from attrs import define, frozen
 
 if TYPE_CHECKING:
     from eventstore.blobfiles import BlobFiles
+    from eventstore.ciphers import Cipher
     from eventstore.watching import Watch
 
 T = TypeVar("T")
@@ -250,6 +251,22 @@ class Log(Protocol):
     """What an operator ought to know of the storage as it was opened, though it is no fault."""
     watch: Watch | None
     """Who is told of each commit, where somebody measures."""
+
+    @property
+    def cipher(self) -> Cipher | None:
+        """What closes and opens the files that stand beside an encrypted log; None beside a plain one."""
+
+    def rekey(self, key: bytes | str) -> bool:
+        """Give an encrypted log another key; whether no page under the old one is left.
+
+        Killed anywhere, the log opens with the old key or with the new one. One that is False has readers that still
+        look at an older state: when they are done, the next checkpoint takes away what they look at.
+
+        Raises:
+            InvalidArgument: it can be no key, or this log is not encrypted.
+            DatabaseBusy: another process holds the lock for too long.
+            CannotOpen: the disk failed; the old key holds.
+        """
 
     @property
     def closed(self) -> bool:

@@ -19,7 +19,7 @@ from rpds import HashTrieMap
 
 from eventstore.blobfiles import BlobFiles
 from eventstore.commits import Deferred
-from eventstore.errors import DamagedBlob, MissingBlob, StoreClosed, UnreadableEntry
+from eventstore.errors import DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
 from eventstore.files import MemoryFiles
 from eventstore.integrity import genesis
 from eventstore.limits import PAGE_BYTES
@@ -312,6 +312,13 @@ class MemoryLog:
     def examine(self) -> list[str]:
         """See `log.Log`."""
         return []
+
+    cipher = None
+    """See `log.Log`: memory is nobody's disk."""
+
+    def rekey(self, key: bytes | str) -> bool:  # noqa: ARG002 - see below
+        """See `log.Log`."""
+        raise InvalidArgument("key", "…", "cannot be given to a log in memory, which is on no disk")
 
     @property
     def closed(self) -> bool:

@@ -108,6 +108,7 @@ class AsyncRuns:
     check = _awaited(Runs.check)
     verify = _awaited(Runs.verify)
     backup = _awaited(Runs.backup)
+    rekey = _awaited(Runs.rekey)
 
     async def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> AsyncWorker:
         """A worker of this process; see `Runs.worker`."""

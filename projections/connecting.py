@@ -189,4 +189,4 @@ def tables_of(log: Log) -> Tables:
         return MemoryTables()
     from projections.sqlite import SQLiteTables  # noqa: PLC0415 - a memory store needs no driver
 
-    return SQLiteTables()
+    return SQLiteTables(secret=getattr(log, "encrypted", False))

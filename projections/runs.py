@@ -459,6 +459,23 @@ class Runs(Submitting):
             progress=progress,
         )
 
+    def rekey(self, key: bytes | str) -> bool:
+        """Give an encrypted store another key; whether no page under the old one is left.
+
+        Killed anywhere, the store opens with the old key or with the new one. Other processes that have it open are
+        refused with `WrongKey` at their next write. Where False comes back, some still read an older state; ask again
+        when they are done. Segments and blobs stay as they are: their key stands in the database.
+
+        Args:
+            key: 32 random bytes, or a passphrase.
+
+        Raises:
+            InvalidArgument: it can be no key, or the store is not encrypted.
+            DatabaseBusy: another process holds the write lock for too long.
+            CannotOpen: the disk failed; the old key holds.
+        """
+        return self.store.log.rekey(key)
+
     def standings(self) -> list[Standing]:
         """How each projection stands to the log: how far it is, and why it cannot answer if so."""
         return self._projector.standings()

@@ -33,17 +33,24 @@ class SQLiteTables:
 
     Args:
         full_text: whether this SQLite can keep full-text indexes (FTS5); unless told, it is asked.
+        secret: whether the log is encrypted, so that nothing of it may come into a plain file, even a nameless one.
         waiting: rows that are gathered before their words go into such an index.
     """
 
-    def __init__(self, *, full_text: bool | None = None, waiting: int = WAITING) -> None:
+    def __init__(self, *, full_text: bool | None = None, secret: bool = False, waiting: int = WAITING) -> None:
         self._full_text = FullText(supported=full_text, waiting=waiting)
+        self._secret = secret
 
     @contextmanager
     def scratch(self) -> Iterator[_Scratch]:
-        """See `tables.Tables`. A file without a name, which the system takes away even if this process is killed."""
-        connection = sqlite3.connect("", isolation_level=None)
+        """See `tables.Tables`. A file without a name, which the system takes away even if this process is killed.
+
+        Beside an encrypted log it is memory; so it is with any SQLite that was built to keep such files there.
+        """
+        connection = sqlite3.connect(":memory:" if self._secret else "", isolation_level=None)
         try:
+            if self._secret:
+                connection.execute("PRAGMA temp_store = MEMORY")  # what is sorted, too
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("BEGIN")  # and never a COMMIT: nothing of it is to stay
             yield _Scratch(connection)

@@ -72,10 +72,10 @@ def test_a_name_is_the_same_each_time_and_nobody_makes_it_without_the_key(cipher
 
 
 def test_without_the_package_the_store_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
 
     with pytest.raises(CannotOpen, match=r"agent.db.* pip install 'runfold\[encryption\]'"):
-        AES256GCM(KEY, "agent.db")
+        AES256GCM(KEY, "agent.db").seal(b"secret", HERE)
 
 
 GOLDEN = "0157d5251362c2ae42c8a7b2785cb66067883ef579045d35b62ad6d319581d1278ebda2de6b9103f3873"

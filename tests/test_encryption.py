@@ -5,7 +5,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from functools import partial
+from collections import Counter
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from eventstore import MetaSet
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, LostTail, WrongKey
 from eventstore.sqlite import SQLiteLog, driver, unlocking
 from eventstore.testing import LogContract
+from tests.faults.shim import SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, Shim
 
 pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
 
@@ -36,6 +38,12 @@ class TestEncryptedLog(LogContract):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A passphrase is stretched for a quarter of a second, which is of no interest here."""
+    monkeypatch.setattr(unlocking, "_ROUNDS", 10)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,7 @@ def value_in(path, key):
 
 
 @pytest.mark.parametrize("key", [KEY, "correct horse battery staple", "a \"quoted\" 'passphrase' äöü"])
+@pytest.mark.usefixtures("quick")
 def test_what_was_written_with_a_key_is_read_with_it_and_stands_nowhere_in_plain_text(path, key):
     make(path, key)
 
@@ -102,10 +111,12 @@ def test_a_passphrase_is_stretched_as_sqlcipher_does_so_any_of_its_tools_opens_t
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_passphrase_is_stretched_once_and_not_for_each_connection(path, monkeypatch):
     make(path, "correct horse")
     stretched = []
-    monkeypatch.setattr(unlocking, "_hex", lambda *given, real=unlocking._hex: stretched.append(1) or real(*given))
+    real = unlocking._stretched
+    monkeypatch.setattr(unlocking, "_stretched", lambda *given: stretched.append(1) or real(*given))
 
     with eventstore.connect(path, key="correct horse") as store, store.log.reading(), store.log.reading():
         store.append("s", MetaSet("name", 1))
@@ -133,6 +144,7 @@ with eventstore.connect("agent.db", key=bytes(range(32))) as store:
     assert value_in(path, KEY) == [1] * 4
 
 
+@pytest.mark.usefixtures("quick")
 def test_whoever_finds_a_file_that_another_process_made_meanwhile_takes_over_its_salt(path, monkeypatch):
     path.touch(0o600)
     real = unlocking.access_to
@@ -165,6 +177,7 @@ def refusals(path):
     yield CannotOpen, lambda: eventstore.connect(path, read_only=True)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("number", range(6))
 @pytest.mark.parametrize("rest", ["closed", "killed", "without an index"])
 def test_a_wrong_or_missing_key_is_refused_before_any_file_is_touched(left, rest, number):
@@ -246,6 +259,7 @@ def test_a_sqlcipher3_that_does_not_encrypt_is_refused_since_it_would_write_plai
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_key_is_shown_by_no_error_and_no_repr(path):
     make(path, "correct horse")
 
@@ -350,3 +364,179 @@ def test_a_plain_store_has_no_cipher_and_no_place_for_a_key(path):
     with eventstore.connect(path) as store, store.log.reading() as view:
         assert store.log.cipher is None
         assert view.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'secrets'").fetchone() == (0,)
+
+
+# --- another key ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("old", "new"), [(KEY, OTHER), (KEY, "a passphrase"), ("a passphrase", "another one")])
+def test_after_a_change_the_new_key_opens_the_log_and_the_old_one_does_not(path, old, new):
+    with eventstore.connect(path, key=old) as store:
+        store.append("s", MetaSet("name", 1))
+        box = store.log.cipher.seal(b"secret", b"here")
+        assert store.log.rekey(new)
+        store.append("s", MetaSet("name", 2))
+        assert len([*store.read_all()]) == 2
+
+    assert value_in(path, new) == [1, 2]
+    with pytest.raises(WrongKey):
+        eventstore.connect(path, key=old)
+    with eventstore.connect(path, key=new) as store:
+        assert store.log.cipher.open(box, b"here") == b"secret"
+
+
+def test_a_change_leaves_no_page_that_the_old_key_opens(path):
+    with eventstore.connect(path, key=KEY) as store:
+        for number in range(50):
+            store.append("s", MetaSet("name", "x" * 1000 + str(number)))
+        assert store.log.rekey(OTHER)
+        size = path.with_name("agent.db-wal").stat().st_size
+        with store.log.reading() as view:
+            assert view.execute("PRAGMA cipher_integrity_check").fetchall() == []
+
+    assert size == 0
+
+
+def test_a_reader_of_an_older_state_reads_on_and_is_told_of_since_its_pages_are_left(path):
+    make(path)
+    with eventstore.connect(path, key=KEY, busy_timeout=0) as store:
+        with store.log.reading() as view:
+            assert view.head().position == 1
+            assert not store.log.rekey(OTHER)
+            assert [entry.position for entry in view.read_all(after=0, limit=10)] == [1]
+        assert store.log.rekey(OTHER)
+        assert len([*store.read_all()]) == 1
+
+
+def test_another_process_that_has_it_open_is_told_that_its_key_was_changed_and_writes_nothing(path):
+    make(path, KEY, 1)
+    with eventstore.connect(path, key=KEY) as one, eventstore.connect(path, key=KEY) as other:
+        one.log.rekey(OTHER)
+
+        with pytest.raises(WrongKey, match="was given another one meanwhile"):
+            other.append("s", MetaSet("name", 2))
+        with pytest.raises(WrongKey, match="was given another one meanwhile"):
+            [*other.read_all()]
+    assert value_in(path, OTHER) == [1]
+
+
+@cache
+def shim():
+    """The one of this process: its callbacks must outlive the library's use of them."""
+    return Shim("sqlcipher3._sqlite3")
+
+
+def sqlcipher_error():
+    return driver.failures()[-1]
+
+
+def test_while_somebody_writes_the_key_is_not_changed(path):
+    make(path, KEY, 1)
+    with eventstore.connect(path, key=KEY, busy_timeout=0) as one, eventstore.connect(path, key=KEY) as other:
+
+        def meanwhile(_writing):
+            with pytest.raises(DatabaseBusy):
+                one.log.rekey(OTHER)
+
+        other.log.write(meanwhile)
+        one.append("s", MetaSet("name", 2))
+
+    assert value_in(path, KEY) == [1, 2]
+
+
+@pytest.mark.parametrize("failing", ["write", "sync", "full"])
+def test_where_the_disk_fails_the_old_key_holds_and_the_handle_goes_on_writing_under_it(path, failing):
+    make(path, KEY, 1)
+    make(path, KEY, "x" * 100_000)
+    seen = Counter()
+
+    def watch(operation):
+        seen[operation.kind] += armed
+        wal = operation.path.endswith("-wal")
+        if armed and wal and operation.kind == "write" and failing != "sync" and seen["write"] > 10:
+            return SQLITE_FULL if failing == "full" else SQLITE_IOERR_WRITE
+        return SQLITE_IOERR_FSYNC if armed and wal and operation.kind == failing else SQLITE_OK
+
+    with shim().installed(watch):
+        armed = False
+        with eventstore.connect(path, key=KEY, busy_timeout=1) as store:
+            armed = True
+            with pytest.raises((CannotOpen, sqlcipher_error())):
+                store.log.rekey(OTHER)
+            armed = False
+            store.append("s", MetaSet("name", 3))
+            assert len([*store.read_all()]) == 3
+    assert seen["write"]
+    with eventstore.connect(path, key=KEY) as store:
+        assert [len(str(recorded.event.value)) for recorded in store.read_all()] == [1, 100_000, 1]
+        assert store.log.examine() == []
+
+
+def test_killed_anywhere_in_a_change_the_log_opens_with_one_key_and_is_whole(tmp_path):
+    """Each state that a kill could leave: all operations up to one, on the files as they stood before."""
+    path = tmp_path / "agent.db"
+    make(path, KEY, 1)
+    make(path, KEY, "x" * 30_000)
+    start = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    steps = []
+
+    def watch(operation):
+        if operation.kind in ("write", "truncate", "delete", "open") and not operation.path.endswith("-shm"):
+            steps.append(operation)
+        return SQLITE_OK
+
+    with shim().installed(watch), eventstore.connect(path, key=KEY) as store:
+        store.log.rekey(OTHER)
+    opened = Counter()
+    for cut in range(len(steps) + 1):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        files = {name: bytearray(data) for name, data in start.items()}
+        for step in steps[:cut]:
+            happen(files, step)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        keys = [key for key in (KEY, OTHER) if opens(folder / "agent.db", key)]
+        assert len(keys) == 1
+        opened[keys[0]] += 1
+        with eventstore.connect(folder / "agent.db", key=keys[0]) as store:
+            assert [len(str(recorded.event.value)) for recorded in store.read_all()] == [1, 30_000]
+            assert store.log.examine() == []
+
+    assert opened[KEY] > 10
+    assert opened[OTHER] > 10
+
+
+def opens(path, key):
+    try:
+        eventstore.connect(path, key=key, read_only=True).close()
+    except WrongKey:
+        return False
+    return True
+
+
+def happen(files, step):
+    """One operation, as it changes the files."""
+    name = Path(step.path).name
+    if step.kind == "delete":
+        files.pop(name, None)
+    elif step.kind == "open":
+        files.setdefault(name, bytearray())
+    elif step.kind == "truncate":
+        del files[name][step.offset :]
+    else:
+        data = files.setdefault(name, bytearray())
+        data.extend(bytes(max(0, step.offset - len(data))))
+        data[step.offset : step.offset + len(step.data)] = step.data
+
+
+def test_what_cannot_be_changed_is_refused_and_the_key_not_shown(path):
+    with eventstore.connect(path) as store, pytest.raises(InvalidArgument, match="it is plain") as plain:
+        store.log.rekey(KEY)
+    with eventstore.connect("memory:") as store, pytest.raises(InvalidArgument, match="which is on no disk") as memory:
+        store.log.rekey("correct horse")
+    with eventstore.connect(path.with_name("b.db"), key=KEY) as store, pytest.raises(InvalidArgument) as none:
+        store.log.rekey("")
+
+    assert not any("horse" in repr(refused.value) for refused in (plain, memory, none))

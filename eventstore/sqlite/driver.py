@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from attrs import field, frozen
 
-from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError
+from eventstore.errors import CannotOpen, DatabaseBusy, EventStoreError, WrongKey
 from eventstore.packing import Compression
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def connection_to(
     """A connection with everything set that is set per connection.
 
     Raises:
-        CannotOpen, DatabaseBusy: nothing was changed.
+        CannotOpen, DatabaseBusy, WrongKey: nothing was changed.
     """
     connection: Connection | None = None
     try:
@@ -142,6 +142,7 @@ def connection_to(
     except failures() as error:
         if connection is not None:
             connection.close()
+        refuse(error, url, timeout, keyed=access.driver is not PLAIN)
         raise explained(error, url, timeout) from error
     return connection
 
@@ -205,6 +206,23 @@ def _is_open(connection: Connection) -> bool:
 def is_locked(error: Exception) -> bool:
     """Whether somebody else's lock is the reason."""
     return "locked" in str(error) or "busy" in str(error)
+
+
+def not_ours(error: Exception) -> bool:
+    """Whether it is said of a page that it does not open: another key's, or no database's."""
+    return str(error) == "file is not a database"
+
+
+def refuse(error: Exception, url: str, timeout: float, *, keyed: bool) -> None:
+    """Say in our words why a transaction could not begin, where we have some.
+
+    Raises:
+        DatabaseBusy, WrongKey, CannotOpen: and what the driver said is its cause.
+    """
+    if keyed and not_ours(error):
+        raise WrongKey(url, "it was given another one meanwhile; open it again with that") from error
+    if isinstance(error, failures("OperationalError")):
+        raise explained(error, url, timeout) from error
 
 
 def explained(error: Exception, url: str, timeout: float) -> EventStoreError:

@@ -26,7 +26,6 @@ from eventstore.ciphers import AES256GCM, Cipher
 from eventstore.commits import Commits
 from eventstore.errors import (
     CannotOpen,
-    DatabaseBusy,
     ForkedStore,
     InvalidArgument,
     LostTail,
@@ -34,23 +33,26 @@ from eventstore.errors import (
     StoreClosed,
 )
 from eventstore.files import Files, OperatingSystem, boot_id
-from eventstore.integrity import Witness, genesis
+from eventstore.integrity import genesis
 from eventstore.log import Entry, Loss, Member
 from eventstore.packing import Bases
 from eventstore.sqlite import unlocking
 from eventstore.sqlite.driver import (
+    PLAIN,
     Connection,
     Mode,
     Synchronous,
     connection_to,
     explained,
     failures,
-    is_locked,
+    not_ours,
+    refuse,
     sqlite3,
 )
+from eventstore.sqlite.examining import examine, facts
 from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
-from eventstore.sqlite.opening import find, switch_to_wal
-from eventstore.sqlite.schema import MIGRATIONS, Facts, migrate, missing_parts, schema_version
+from eventstore.sqlite.opening import find, keep_wal, switch_to_wal
+from eventstore.sqlite.schema import MIGRATIONS, Facts, identity_of, migrate, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.unlocking import Key
 from eventstore.sqlite.witness import WitnessFile
@@ -141,8 +143,8 @@ class SQLiteLog:
         self._connection = self._open()
         try:
             self._prepare(identity, data_key)
-            self.id: str = self._identity(self._connection)
-            self._data_key = unlocking.data_key(self._connection)
+            self.id: str = identity_of(self._connection, self.url)
+            self._data_key = unlocking.needed_data_key(self._connection, self.url)
             self._witness.veil(self._data_key)
             self.blobs.cipher = self.cipher
         except BaseException:
@@ -173,7 +175,7 @@ class SQLiteLog:
         try:
             if schema_version(connection, self.url):
                 connection.execute("BEGIN")
-                log_id = self._identity(connection)
+                log_id = identity_of(connection, self.url)
                 self._witness.veil(unlocking.data_key(connection))
                 loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
             else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
@@ -182,24 +184,13 @@ class SQLiteLog:
             if loss is None:
                 return
             if not (accept_loss or loss.promised):
-                raise self._lost_tail(witness, loss)
+                kept = keep_wal(self._path, self._files, witness.position)
+                raise LostTail(self.url, loss.expected, loss.found, kept)
             self.loss = attrs.evolve(loss, by=accept_loss if isinstance(accept_loss, str) else None)
         except failures() as error:
             raise explained(error, self.url, self._busy_timeout) from error
         finally:
             connection.close()
-
-    def _lost_tail(self, witness: Witness, loss: Loss) -> LostTail:
-        """Keep the WAL as it is: whoever tries to bring the tail back needs the damaged bytes."""
-        kept: str | None = None
-        wal = self._path.with_name(self._path.name + "-wal")
-        with suppress(OSError):
-            if data := self._files.read(wal):
-                aside = self._path.with_name(f"{self._path.name}-wal.lost-{witness.position}")
-                if self._files.read(aside) is None:
-                    self._files.put(aside, data)
-                kept = str(aside)
-        return LostTail(self.url, loss.expected, loss.found, kept)
 
     def _prepare(self, identity: str | None, data_key: bytes | None) -> None:
         try:
@@ -215,15 +206,6 @@ class SQLiteLog:
         except failures() as error:
             raise explained(error, self.url, self._busy_timeout) from error
 
-    def _identity(self, connection: sqlite3.Connection) -> str:
-        try:
-            row = connection.execute("SELECT id FROM log").fetchone()
-        except failures() as error:
-            raise explained(error, self.url, self._busy_timeout) from error
-        if row is None:
-            raise CannotOpen(self.url, "its log has lost its id; restore a backup")
-        return str(row[0])
-
     def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False) -> SQLiteLog:
         """Open the log in another file that is a copy of this one, or becomes it: it is the same log, opened likewise.
 
@@ -234,6 +216,11 @@ class SQLiteLog:
             path, create=create, read_only=read_only, busy_timeout=self._busy_timeout, files=self._files,
             identity=self.id, key=self._secret.key, data_key=self._data_key,
         )  # fmt: skip
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it was opened with a key."""
+        return self._access.driver is not PLAIN
 
     @cached_property
     def cipher(self) -> Cipher | None:
@@ -254,7 +241,8 @@ class SQLiteLog:
     def _read(self, connection: Connection, error: BaseException | None) -> None:
         """A reader's block was left."""
         if error is not None and isinstance(error, failures()):
-            error.add_note(f"while reading {self.url}")
+            since = ": its key was changed meanwhile" if self.encrypted and not_ours(error) else ""
+            error.add_note(f"while reading {self.url}{since}")
         try:
             if connection.in_transaction:
                 connection.run("ROLLBACK")
@@ -262,7 +250,7 @@ class SQLiteLog:
             pass
         finally:
             self._idle.append(connection)
-            if self._closed:  # by another thread, while this reader was out
+            if self._closed or connection.access is not self._access:  # since, by another thread
                 self._close_idle()
 
     def wait(self, position: int, timeout: float) -> bool:
@@ -288,24 +276,12 @@ class SQLiteLog:
     def facts(self) -> Facts:
         """What the database and its driver are."""
         with self.reading() as view:
-            names = ("journal_mode", "application_id", "user_version", "page_size", "freelist_count")
-            mode, application, schema, page, free = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-            missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
-        files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
-        driver = self._access.driver
-        size, wal = (file.stat().st_size if file.exists() else 0 for file in files)
-        sizes = (size + wal, wal, page * free)
-        return Facts(driver.version, driver.name, mode, application, schema, len(MIGRATIONS), *sizes, tuple(missing))
+            return facts(view, self._path, self._access.driver)
 
     def examine(self) -> list[str]:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""
         with self.reading() as view:
-            found = [row[0] for row in view.execute("PRAGMA integrity_check(100)")]
-            # Reading begins at position 1, so an entry put before it would be in its stream and in no walk of the log.
-            hidden = view.execute("SELECT count(*) FROM events WHERE position < 1").fetchone()[0]
-            missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
-        forged = [f"{hidden} entries stand before position 1: somebody put them in"] if hidden else []
-        return [*missing, *forged, *([] if found == ["ok"] else found)]
+            return examine(view)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -421,10 +397,9 @@ class SQLiteLog:
             if connection.in_transaction:  # an interrupt came before it could be undone
                 connection.run("ROLLBACK")
             connection.run("BEGIN IMMEDIATE")
-        except failures("OperationalError") as error:
-            if is_locked(error):
-                raise DatabaseBusy(self.url, self._busy_timeout) from error
-            raise explained(error, self.url, self._busy_timeout) from error
+        except failures("DatabaseError") as error:
+            refuse(error, self.url, self._busy_timeout, keyed=self._data_key is not None)
+            raise
 
     # --- when a COMMIT fails ------------------------------------------------------------------------------------
 
@@ -459,6 +434,29 @@ class SQLiteLog:
             error.add_note(f"while settling an earlier commit to {self.url}; nothing was written")
             raise
         self._connection, self._settling, self._unsettled = connection, None, False
+
+    # --- another key --------------------------------------------------------------------------------------------
+
+    def rekey(self, key: Key) -> bool:
+        """See `log.Log`. Other processes are told at their next write, and write nothing."""
+        self._writable()
+        secret = unlocking.Secret.renewed(key, self.url, self._access)
+        with self._commits.turn():
+            self._settle()
+            connection = self._open()
+            self._begin(connection)  # so that who holds the lock is told of in our words
+            connection.run("ROLLBACK")
+            access = unlocking.change(connection, secret, self._path, self.url)
+            connection.close()  # or it goes on holding the lock, where it failed
+            old, self._unsettled, self._name = self._connection, True, object()
+            if access is not None:
+                self._access, self._secret = access, secret
+            self._settle()
+            old.close()
+            self._close_idle()
+            if access is None:
+                raise CannotOpen(self.url, "its key was not changed: the disk failed or is full; the old one holds")
+            return not self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # --- closing ------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Before a log is opened: its file is found or made; and the one step of opening that SQLite does not wait for."""
+"""What belongs to opening a log's file and is no state of a log: finding it, WAL mode, keeping a lost tail's WAL."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from eventstore.errors import CannotOpen
@@ -54,3 +55,14 @@ def switch_to_wal(connection: Connection, timeout: float) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def keep_wal(path: Path, files: Files, position: int) -> str | None:
+    """Copy the WAL aside as it is, and tell where: whoever tries to bring a lost tail back needs the damaged bytes."""
+    with suppress(OSError):
+        if data := files.read(path.with_name(path.name + "-wal")):
+            aside = path.with_name(f"{path.name}-wal.lost-{position}")
+            if files.read(aside) is None:
+                files.put(aside, data)
+            return str(aside)
+    return None

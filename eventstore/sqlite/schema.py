@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from eventstore.errors import CannotOpen, NewerDatabase
+from eventstore.sqlite.driver import explained, failures
 
 if TYPE_CHECKING:
     import sqlite_utils
@@ -101,6 +102,21 @@ def schema_version(connection: sqlite3.Connection, url: str) -> int:
     if ours:
         _refuse_strange_parts(connection, url)
     return version
+
+
+def identity_of(connection: sqlite3.Connection, url: str) -> str:
+    """The id of the log that it holds.
+
+    Raises:
+        CannotOpen: somebody took it out.
+    """
+    try:
+        row = connection.execute("SELECT id FROM log").fetchone()
+    except failures() as error:
+        raise explained(error, url, 0) from error
+    if row is None:
+        raise CannotOpen(url, "its log has lost its id; restore a backup")
+    return str(row[0])
 
 
 def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:

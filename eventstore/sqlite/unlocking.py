@@ -11,6 +11,7 @@ The salt is asked of SQLCipher: the file is never read by other means, for that 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from eventstore.sqlite.driver import (
     Driver,
     explained,
     failures,
+    not_ours,
     opened,
 )
 
@@ -38,8 +40,8 @@ Key = bytes | str
 _ROUNDS = 256_000
 _PLAIN = b"SQLite format 3\0"
 """What stands in a plain database where an encrypted one has its salt."""
-_NOT_OURS = "file is not a database"
-"""What SQLite says of a page that does not open."""
+_WAL_HEADER = 32
+"""Bytes of a WAL that holds no page."""
 _QUIET = "PRAGMA cipher_log_level = NONE"  # or SQLCipher tells stderr of each page that a wrong key does not open
 _SETTINGS = (
     # Its defaults of today, said aloud: a later SQLCipher's would not open what stands.
@@ -81,6 +83,17 @@ class Secret:
             sqlcipher(url)
         return cls(key)
 
+    @classmethod
+    def renewed(cls, key: Key, url: str, access: Access) -> Secret:
+        """As `checked`, of a key that a database is to have from now on, which is opened like this.
+
+        Raises:
+            InvalidArgument: it can be no key, or the database has none.
+        """
+        if access.driver is PLAIN:
+            raise InvalidArgument("key", "…", f"cannot be given to {url}: it is plain; make an encrypted copy of it")
+        return cls.checked(key, url)
+
 
 def access_to(path: Path, url: str, key: Key | None, timeout: float) -> Access:
     """How this database is opened with this key, or without one; nothing is touched if it is not to be.
@@ -103,7 +116,7 @@ def access_to(path: Path, url: str, key: Key | None, timeout: float) -> Access:
     salt = _salt(path, url, driver, timeout)
     if salt == _PLAIN:
         raise WrongKey(url, "it is not encrypted; open it without a key, nothing was changed")
-    access = _access(driver, key, salt)
+    access = _access(driver, _stretched(key, salt), salt)
     if path.stat().st_size and not _opens(path, url, access, timeout):
         raise WrongKey(url, "it has another key, is no database, or is damaged; check the key, nothing was changed")
     return access
@@ -128,7 +141,7 @@ def begun(path: Path, url: str, key: Key | None, timeout: float) -> Access:
             finally:
                 connection.close()
         except failures() as error:
-            if str(error) != _NOT_OURS:  # else another process made it first
+            if not not_ours(error):  # else another process made it first
                 raise explained(error, url, timeout) from error
 
 
@@ -148,6 +161,18 @@ def make_data_key(connection: Connection, given: bytes | None) -> None:
         raise
 
 
+def needed_data_key(connection: Connection, url: str) -> bytes | None:
+    """As `data_key`, of a database that was opened and made whole.
+
+    Raises:
+        CannotOpen: it is encrypted and has none.
+    """
+    found = data_key(connection)
+    if found is None and connection.access.driver is not PLAIN:
+        raise CannotOpen(url, "it was cut off when it was made; open it once for writing")
+    return found
+
+
 def data_key(connection: Connection) -> bytes | None:
     """The key for what stands beside an encrypted database; None in a plain one."""
     if connection.access.driver is PLAIN:
@@ -157,16 +182,24 @@ def data_key(connection: Connection) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def changed(key: Key, connection: Connection, url: str) -> tuple[str, Access]:
-    """What gives the database that this connection has open another key, and how it is opened from then on.
+def change(connection: Connection, secret: Secret, path: Path, url: str) -> Access | None:
+    """Give a database another key, and tell how it is opened from now on; None if it still is as before.
 
-    The salt stays: it is read from the file, where a change that still stands in the WAL would not show.
+    SQLCipher writes every page anew in one transaction of the WAL, so whatever a kill leaves opens with the one key or
+    the other. The salt stays: it is read from the file, where what stands in the WAL would not show.
+
+    Args:
+        connection: opened for this, and for nothing else ever after: when it failed it goes on to write with the new
+            key, and such a page no key opens any more.
+        secret: the new key.
+        path: the database file.
+        url: its name, for errors.
     """
-    try:
-        salt = bytes.fromhex(connection.execute("PRAGMA cipher_salt").fetchone()[0])
-    except failures() as error:
-        raise explained(error, url, 0) from error
-    return f"PRAGMA rekey = {_hex(key, salt)}", _access(connection.access.driver, key, salt)
+    salt = bytes.fromhex(connection.execute("PRAGMA cipher_salt").fetchone()[0])
+    access = _access(connection.access.driver, _stretched(secret.key or "", salt), salt)
+    with suppress(*failures()):  # it says the same whatever the reason; what counts is what opens the file now
+        connection.execute(access.unlock[1].replace("PRAGMA key", "PRAGMA rekey"))
+    return access if _looks(path, url, access, 0, "") else None
 
 
 def sqlcipher(url: str) -> Driver:
@@ -208,47 +241,49 @@ def _salt(path: Path, url: str, driver: Driver, timeout: float) -> bytes:
         raise explained(error, url, timeout) from error
 
 
-def _access(driver: Driver, key: Key, salt: bytes) -> Access:
-    return Access(driver, (_QUIET, f"PRAGMA key = {_hex(key, salt)}", *_SETTINGS))
+def _access(driver: Driver, key: bytes, salt: bytes) -> Access:
+    return Access(driver, (_QUIET, f"PRAGMA key = \"x'{key.hex()}{salt.hex()}'\"", *_SETTINGS))
 
 
-def _hex(key: Key, salt: bytes) -> str:
-    if isinstance(key, str):
-        import hashlib  # noqa: PLC0415 - for passphrases only
+def _stretched(key: Key, salt: bytes) -> bytes:
+    if isinstance(key, bytes):
+        return key
+    import hashlib  # noqa: PLC0415 - for passphrases only
 
-        key = hashlib.pbkdf2_hmac("sha512", key.encode(), salt, _ROUNDS, KEY_BYTES)
-    return f"\"x'{key.hex()}{salt.hex()}'\""
+    return hashlib.pbkdf2_hmac("sha512", key.encode(), salt, _ROUNDS, KEY_BYTES)
 
 
 def _opens(path: Path, url: str, access: Access, timeout: float) -> bool:
     """Whether the first page can be read, by connections that write nothing, not even by being closed.
 
-    Closed as the last one, any other would move the WAL into the database. It is looked at only where the first page
-    alone does not open: a power cut may have torn that one, and a change of the key may stand in the WAL. (Where its
+    Closed as the last one, any other would move the WAL into the database. Where there is a WAL it has the last word:
+    a power cut may have torn the page in the database, and a change of the key may stand in the WAL alone. (Where its
     index, `-shm`, is gone, SQLite then makes a new one, which nobody could tell from one that was there.)
     """
-    if _looks(path, url, access, timeout, "&immutable=1"):
+    if _has_wal(path) and access.driver is not PLAIN:  # a plain one has no key to change, and its first bytes stay
+        index = "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
+        if (told := _looks(path, url, access, timeout, index)) is not None:
+            return told
+    elif path.with_name(path.name + "-journal").exists():  # cut off in its very first transaction: opening undoes it
         return True
-    if path.with_name(path.name + "-journal").exists():  # cut off in its very first transaction: opening undoes it
-        return True
-    index = "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
-    return _has_wal(path) and _looks(path, url, access, timeout, index)
+    return _looks(path, url, access, timeout, "&immutable=1") is not False
 
 
-def _looks(path: Path, url: str, access: Access, timeout: float, options: str) -> bool:
+def _looks(path: Path, url: str, access: Access, timeout: float, options: str) -> bool | None:
+    """Whether the first page opens; None if something else than the key is in the way."""
     try:
         connection = opened(path, url, mode="ro", timeout=timeout, access=access, options=options)
         try:
             connection.execute("PRAGMA user_version").fetchone()
         finally:
             connection.close()
-    except failures() as error:  # any other is not the key's, and is told when the database is really opened
-        return str(error) != _NOT_OURS
+    except failures() as error:
+        return False if not_ours(error) else None
     return True
 
 
 def _has_wal(path: Path) -> bool:
     try:
-        return os.stat(f"{path}-wal").st_size > 0  # noqa: PTH116 - at each opening
+        return os.stat(f"{path}-wal").st_size > _WAL_HEADER  # noqa: PTH116 - at each opening
     except OSError:
         return False

@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "verify": ("projections.cli.tables", "Prove storage, chain, machines and tables."),
         "backup": ("projections.cli.backups", "Bring a backup folder up to the log as it is now."),
         "restore": ("projections.cli.backups", "Make a database of a backup."),
+        "rekey": ("projections.cli.keys", "Give an encrypted database another key."),
         "doctor": ("projections.cli.doctor", "Examine the installation and a database."),
         "demo": ("projections.cli.demo", "Perform runs under kill -9 and prove the result."),
     },
@@ -157,7 +158,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    if type(error).__module__.partition(".")[0] in ("sqlite3", "pysqlite3"):
+    if type(error).__module__.partition(".")[0] in ("sqlite3", "pysqlite3", "sqlcipher3"):
         return f"SQLite says: {error}{notes}; `runfold doctor` tells more"
     name = type(error).__name__
     return f"unexpected {name}: {error}{notes}; set RUNFOLD_TRACEBACK=1 to see where, and please report it"

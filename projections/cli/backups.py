@@ -10,7 +10,7 @@ import click
 
 import projections
 from projections.cli import output
-from projections.cli.opening import BUSY_TIMEOUT, load, store_command
+from projections.cli.opening import BUSY_TIMEOUT, load, secret, store_command
 from projections.cli.tables import watched
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def restore(database: str, app: str | None, dir: str, as_json: bool) -> None:  #
     began = time.monotonic()
     brought = load(app) if app else None
     with watched() as progress:
-        made = projections.restore(dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT)
+        made = projections.restore(dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT, **secret())
     seconds = time.monotonic() - began
     done, tables = made.log, made.tables
     if as_json:

@@ -119,6 +119,13 @@ def _file(runs: Runs) -> Iterator[Finding]:
     if not isinstance(log, sqlite.SQLiteLog):
         return
     facts = log.facts()
+    if log.encrypted:
+        yield Finding(
+            "key",
+            facts.sqlite >= sqlite.SOUND_SQLITE,
+            f"right; {facts.driver}, with SQLite {_dotted(facts.sqlite)}",
+            f"before {_dotted(sqlite.SOUND_SQLITE)} resetting the WAL can corrupt it: install a newer sqlcipher3",
+        )
     yield Finding(
         "journal", facts.journal_mode == "wal", facts.journal_mode, "WAL was refused: is this a network disk?"
     )

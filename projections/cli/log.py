@@ -23,7 +23,7 @@ from eventstore.making import making, publish, sweep
 from eventstore.workflow import Phase
 from projections.cli import output
 from projections.cli.growth import tell as tell_growth
-from projections.cli.opening import connect, same_file, store_command
+from projections.cli.opening import connect, same_file, secret, store_command
 from projections.cli.telling import Teller
 from projections.growth import MOST
 
@@ -186,7 +186,8 @@ def _source(name: str) -> Iterator[IO[bytes]]:
             if stat.S_ISREG(os.fstat(lines.fileno()).st_mode):
                 yield lines
                 return
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spooled:
+        # What is to be encrypted is kept in memory, however long: there its lines would stand as they are.
+        with tempfile.SpooledTemporaryFile(max_size=0 if secret() else _SPOOLED) as spooled:
             shutil.copyfileobj(lines, spooled)
             spooled.seek(0)
             yield spooled

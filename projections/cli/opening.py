@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from projections import App, Runs
 
 ENVIRONMENT = "RUNFOLD_DB"
+KEY_FILE = "RUNFOLD_KEY_FILE"
+_RAW = 32
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
 BUSY_TIMEOUT = 10.0
 """Seconds that an operator waits for another process's lock; a daemon is more patient."""
 
@@ -61,10 +65,20 @@ def store_command(
             envvar="RUNFOLD_APP",
             help="Your own machines and projections; also RUNFOLD_APP. The current folder is searched first.",
         )(call)
+        call = click.option(
+            "--key-file",
+            metavar="PATH",
+            envvar=KEY_FILE,
+            expose_value=False,
+            callback=_remember,
+            help=f"Holds the key of an encrypted database; also {KEY_FILE}.",
+        )(call)
         call = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(call)
         call = click.argument("words", nargs=-1, metavar=metavar)(call)
         command = click.command(name=name)(call)
-        command.params.sort(key=lambda parameter: parameter.name in ("as_json", "app"))  # its own options come first
+        command.params.sort(
+            key=lambda parameter: parameter.name in ("as_json", "app", "key_file")
+        )  # its own options come first
         return command
 
     return decorate
@@ -74,7 +88,38 @@ def connect(database: str, app: str | None, *, create: bool = False, **more: Any
     """Open a database as every command does."""
     brought = load(app) if app else None
     options: dict[str, Any] = {} if database == "memory:" else {"create": create, "busy_timeout": BUSY_TIMEOUT, **more}
-    return projections.connect(database, app=brought, **options)
+    return projections.connect(database, app=brought, **options, **secret())
+
+
+def secret() -> dict[str, Any]:
+    """What `--key-file` says of how databases are opened by the command that runs: their key, or nothing."""
+    path = click.get_current_context().meta.get(KEY_FILE)
+    return {} if path is None else {"key": key_in(path, "--key-file")}
+
+
+def key_in(path: str, option: str) -> bytes | str:
+    """The key that a file holds: 32 raw bytes, or 64 hex digits for such, or a passphrase, whose line may end.
+
+    Raises:
+        click.UsageError: it cannot be read, or holds none.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"{option} {path} cannot be read: {error.strerror}") from error
+    if len(data) == _RAW:
+        return data
+    try:
+        line = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        line = ""
+    if not line:
+        raise click.UsageError(f"{option} {path} holds no key: 32 raw bytes, 64 hex digits, or a passphrase in UTF-8")
+    return bytes.fromhex(line) if _HEX.fullmatch(line) else line
+
+
+def _remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta[KEY_FILE] = value
 
 
 def load(spec: str) -> App:

@@ -11,7 +11,7 @@ import ctypes
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from attrs import frozen
 
@@ -76,19 +76,21 @@ class _Vfs(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _library() -> ctypes.CDLL:
-    try:
-        driver = importlib.import_module("pysqlite3._sqlite3")
-    except ImportError:
-        driver = importlib.import_module("_sqlite3")
-    return ctypes.CDLL(driver.__file__)
+def _library(names: tuple[str, ...]) -> ctypes.CDLL:
+    for name in names:
+        with suppress(ImportError):
+            return ctypes.CDLL(importlib.import_module(name).__file__)
+    raise ImportError(" or ".join(names))
 
 
 class Shim:
-    """The wrapped file system, as SQLite's default one for the time of `installed`. One per process."""
+    """The wrapped file system, as SQLite's default one for the time of `installed`. One per process and library.
 
-    def __init__(self) -> None:
-        self._library = _library()
+    SQLCipher encrypts above it: what passes here is what its disk gets.
+    """
+
+    def __init__(self, *libraries: str) -> None:
+        self._library = _library(libraries or ("pysqlite3._sqlite3", "_sqlite3"))
         self._library.sqlite3_vfs_find.restype = _P
         self._library.sqlite3_vfs_find.argtypes = [ctypes.c_char_p]
         self._library.sqlite3_vfs_register.argtypes = [_P, _I]
