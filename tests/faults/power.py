@@ -122,8 +122,12 @@ def campaign(
     wanted: int,
     keep: Path | None = None,
     planted: Callable[[], AbstractContextManager[object]] = nullcontext,
+    enough: Callable[[Tally], object] = lambda _tally: False,
 ) -> Tally:
-    """Cut one workload, and judge so many disks. What is planted is there while the workload runs, not in the judge."""
+    """Cut one workload, and judge so many disks, or until it is enough.
+
+    What is planted is there while the workload runs, not in the judge.
+    """
     tally = Tally(name, synchronous)
     with tempfile.TemporaryDirectory(dir=FAST, prefix="runfold-power-") as folder:
         with planted():
@@ -137,6 +141,8 @@ def campaign(
             tally.count(verdict, recipe)
             if verdict.wrong and keep is not None:
                 _save(keep, recipe, state.files)
+            if enough(tally):
+                break
     return tally
 
 
