@@ -31,6 +31,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── AgentDiffers        the run to go on from was another agent's
     │   ├── SpecDiffers         the run to go on from was performed by another definition
     │   ├── NoCheckpoint        the run to go on from had saved none
+    │   ├── ArchiveBusy         another archive run, or a restore, is at work
     │   └── ImportRefused       a line of an import file, and why
     ├── UnreadableEntry         an entry in the log that this program cannot decode
     ├── MissingBlob             bytes that an entry needs, or that were asked for, are not there
@@ -43,6 +44,8 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     ├── RunNotFound             no run of that id
     ├── JobNotFound             no run is part of a job of that id
     ├── LineageBroken           a run goes on from one that is not there, or from itself
+    ├── SegmentMissing          the file of a sealed day is not there
+    ├── DamagedSegment          the file of a sealed day is not what was sealed
     ├── CannotOpen              not a database of ours, not readable, or not there
     ├── WrongKey                the key that was given does not open the database
     ├── NewerDatabase           written by a newer release
@@ -444,6 +447,15 @@ class StepLimitReached(Refused):
         )
 
 
+class ArchiveBusy(Refused):
+    """Another archive run, or a restore, holds the archive folder; this one changed nothing."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return f"another process archives or restores in {self.folder}; wait for it, and nothing was changed here"
+
+
 class ImportRefused(Refused):
     """A line of an import file; nothing of that file was written."""
 
@@ -599,6 +611,37 @@ class JobNotFound(EventStoreError):
 
     def __str__(self) -> str:
         return f"there is no job {self.job_id}; list the jobs with `runfold jobs`"
+
+
+class SegmentMissing(EventStoreError):
+    """The file of a sealed day is not there, and what is asked for stands in it alone; nothing was changed."""
+
+    day: str
+    file: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} is missing, which holds the entries of {self.day}, positions {self.first} to {self.last}: "
+            "bring the file back, or restore a backup; what the log itself holds can be read"
+        )
+
+
+class DamagedSegment(EventStoreError):
+    """The file of a sealed day is not what was sealed; nothing was changed."""
+
+    day: str
+    file: str
+    first: int
+    last: int
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} is damaged, which holds the entries of {self.day}, positions {self.first} to {self.last} "
+            f"({self.reason}): bring the right file back, or restore a backup; what the log itself holds can be read"
+        )
 
 
 class CannotOpen(EventStoreError):

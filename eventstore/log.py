@@ -99,6 +99,61 @@ ENTRY_BYTES = 80
 """What an entry takes beside its texts: hash, places, times, and the storage's own; measured."""
 
 
+@frozen
+class Segment:
+    """A day of the log, sealed into a file of the archive folder: the entries from `first` to `last`, all of them."""
+
+    day: str
+    """UTC, as 2026-11-20."""
+    first: int
+    last: int
+    before: bytes
+    """The chain's hash before the first entry."""
+    after: bytes
+    """That of the last one."""
+    digest: bytes
+    """SHA-256 of all lines, one an entry."""
+    file: str
+    """Its name in the folder."""
+    size: int
+    """Of the file, in bytes."""
+    types: Mapping[str, tuple[int, int]]
+    """By stored type: entries, and bytes of their payloads."""
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return self.last - self.first + 1
+
+
+@frozen
+class Block:
+    """A part of a segment's file that can be read by itself: the lines of these positions."""
+
+    first: int
+    last: int
+    number: int
+    """Its place in the file, from 0."""
+    offset: int
+    size: int
+    """In the file, in bytes, where it stands perhaps compressed or encrypted."""
+    digest: bytes
+    """SHA-256 of its lines."""
+
+
+@frozen
+class Span:
+    """The entries of one stream in one block: these versions of it, which follow one another."""
+
+    stream: str
+    first: int
+    last: int
+    block: int
+    """The position that the block begins with."""
+    types: tuple[str, ...] | None
+    """The stored types of these entries; None where they are more than two."""
+
+
 @define(eq=False)
 class Member:
     """One caller's job in a commit, and what became of it."""
@@ -198,6 +253,34 @@ class Reading(Protocol):
     def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
         """What the entries at the `limit` positions after one take, put together by stream, type and day."""
 
+    # What follows is for the archive alone. Everything above sees segments and log as one.
+
+    def segments(self) -> Sequence[Segment]:
+        """The days that were sealed, the oldest first. They follow one another from position 1 on."""
+
+    def blocks(self, segment: Segment) -> Sequence[Block]:
+        """The parts of its file, in order."""
+
+    def sealed_types(self, stream: str) -> tuple[int, frozenset[str]]:
+        """The version up to which a stream is sealed, and the stored types up to there; 0 where they are too many.
+
+        So a stream of notes, which may reach back over very many days, is opened without reading one of them.
+        """
+
+    def standing(self, first: int, last: int) -> int:
+        """How many of the entries from one position to another the log itself holds; the others left for a segment."""
+
+    def releasable(self, *, after: int, until: int) -> Sequence[str]:
+        """The streams of which the log itself holds entries, beside their last one, between these positions."""
+
+    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Sequence[tuple[int, int]]:
+        """Which entries of a stream may leave the log: position and bytes that it takes, the last one first.
+
+        Those between these positions and beyond the version `spared`, at most `limit`. Never the stream's last one, so
+        that versions and existence never need the archive, and none that a staying one's payload is packed over: so
+        whoever lets many go takes the last ones first.
+        """
+
 
 class Snapshot(Reading, Protocol):
     """A view of what was committed."""
@@ -223,6 +306,24 @@ class Writing(Reading, Protocol):
     def insert(self, entries: Sequence[Entry]) -> None:
         """Add entries; the caller made their places dense and their hashes right."""
 
+    def index(self, blocks: Sequence[Block], spans: Sequence[Span]) -> None:
+        """Add where entries stand in a file that is to be recorded; without its segment this means nothing.
+
+        What an earlier try left behind the last segment is taken away.
+        """
+
+    def seal(self, segment: Segment) -> None:
+        """Record a day whose file was verified and indexed: from here on its entries may be released."""
+
+    def release(self, positions: Sequence[int]) -> None:
+        """Take entries out of the log that `leaving` named in this transaction, and that stand in a segment."""
+
+    def put_back(self, entries: Sequence[Entry]) -> int:
+        """Put entries of a segment back that the log itself lacks; how many.
+
+        One whose key was used again since stays where it is: a key names one entry of those that the log holds.
+        """
+
     def savepoint(self) -> AbstractContextManager[None]:
         """A part that may fail by itself: an exception that leaves it undoes this part only, and goes on upward.
 
@@ -242,6 +343,8 @@ class Log(Protocol):
 
     id: str
     """Random, made with the log; the chain begins with it."""
+    archive: Any
+    """The folder of its segments, a `segments.Archive`, which this contract does not know."""
     url: str
     loss: Loss | None
     """What was acknowledged and is gone, where opening went on all the same; the store records it as an event."""
@@ -315,6 +418,9 @@ class Log(Protocol):
 
     def examine(self) -> list[str]:
         """The backend's own checks of its storage: what they find, in its words."""
+
+    def vacuum(self) -> int:
+        """Give the room that entries left back to the file system, in bytes; others wait meanwhile."""
 
     def close(self) -> None:
         """Release files and locks; the second time it does nothing."""

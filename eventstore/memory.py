@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,27 @@ from eventstore.commits import Deferred
 from eventstore.errors import DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
 from eventstore.files import MemoryFiles
 from eventstore.integrity import genesis
-from eventstore.limits import PAGE_BYTES
-from eventstore.log import ENTRY_BYTES, Census, Entry, Fold, Glance, Head, Loss, Member, Need, Weight
+from eventstore.log import (
+    ENTRY_BYTES,
+    Block,
+    Census,
+    Entry,
+    Fold,
+    Glance,
+    Head,
+    Loss,
+    Member,
+    Need,
+    Segment,
+    Span,
+    Weight,
+)
 from eventstore.packing import BLOB_FROM
+from eventstore.paging import bounded
+from eventstore.segments import Archive, entry_of
 
 if TYPE_CHECKING:
+    from eventstore.files import Files
     from eventstore.watching import Watch
 
 T = TypeVar("T")
@@ -47,13 +64,23 @@ class Root:
     tables: HashTrieMap[str, Any] = field(factory=HashTrieMap)
     blobs: HashTrieMap[int, tuple[int, str]] = field(factory=HashTrieMap)
     """By position: the length and the digest of a payload that is a blob; its entry holds none."""
+    segments: tuple[Segment, ...] = ()
+    blocks: HashTrieMap[str, tuple[Block, ...]] = field(factory=HashTrieMap)
+    """By day."""
+    indexed: tuple[tuple[Block, ...], tuple[Span, ...]] = ((), ())
+    """Those of a day that is not recorded yet."""
+    types: HashTrieMap[str, tuple[int, frozenset[str] | None]] = field(factory=HashTrieMap)
+    """Of each stream, the version up to which it is sealed, and the types up to there; None where they are many."""
 
 
 class MemoryTransaction:
     """A root that is read and, in a write, replaced."""
 
-    def __init__(self, root: Root, genesis_hash: bytes, blobs: BlobFiles, before: object | None = None) -> None:
+    def __init__(
+        self, root: Root, genesis_hash: bytes, archive: Archive, blobs: BlobFiles, before: object | None = None
+    ) -> None:
         self.root = root
+        self._archive = archive
         self._blobs = blobs
         self.deferred = Deferred()
         self._genesis = genesis_hash
@@ -71,19 +98,19 @@ class MemoryTransaction:
     def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
         """See `log.Reading`."""
         last = min(self.version(stream), after + limit)
-        places = (self.root.places[stream, version] for version in range(after + 1, last + 1))
-        return _page(self._whole(self.root.entries[place]) for place in places)
+        return bounded(self._entry(self.root.places[stream, version]) for version in range(after + 1, last + 1))
 
     def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
         """See `log.Reading`."""
-        everything = (self.root.entries[position] for position in range(after + 1, self.root.head.position + 1))
+        everything = map(self._entry, range(after + 1, self.root.head.position + 1))
         wanted = (entry for entry in everything if types is None or entry.type in types)
-        return _page(self._whole(entry) for entry, _ in zip(wanted, range(limit), strict=False))
+        return bounded(entry for _, entry in zip(range(limit), wanted, strict=False))
 
     def at(self, positions: Sequence[int]) -> Sequence[Entry]:
         """See `log.Reading`."""
-        found = (self.root.entries.get(position) for position in sorted(set(positions)))
-        return _page(self._whole(entry) for entry in found if entry is not None)
+        return bounded(
+            self._entry(position) for position in sorted(set(positions)) if 0 < position <= self.root.head.position
+        )
 
     def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
         """See `log.Reading`."""
@@ -93,7 +120,7 @@ class MemoryTransaction:
         else:
             versions = range(after + 1, min(self.version(stream), last) + 1)
             positions = [self.root.places[stream, version] for version in versions]
-        entries = [self.root.entries[position] for position in positions]
+        entries = [self._entry(position) for position in positions]
         return Glance(
             positions,
             [entry.stream for entry in entries],
@@ -112,21 +139,28 @@ class MemoryTransaction:
         """See `log.Reading`."""
         if position == 0:
             return self._genesis
-        entry = self.root.entries.get(position)
-        return entry.hash if entry else None
+        ends = {segment.last: segment.after for segment in self.root.segments}
+        if position in ends:
+            return ends[position]
+        return self._entry(position).hash if 0 < position <= self.root.head.position else None
 
     def census(self) -> Census:
         """See `log.Reading`."""
         entries: Counter[str] = Counter()
         payload: Counter[str] = Counter()
-        stored: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
+        for segment in self.root.segments:
+            for kind, (number, size) in segment.types.items():
+                entries[kind] += number
+                payload[kind] += size
         for entry in self.root.entries.values():
-            entries[entry.type] += 1
-            stored[entry.type] += len(entry.data.encode())
-            length, _ = self.root.blobs.get(entry.position) or (0, "")
-            payload[entry.type] += length or len(entry.data.encode())
+            taken[entry.type] += len(entry.data.encode())
+            if entry.position > self._sealed:
+                length, _ = self.root.blobs.get(entry.position) or (0, "")
+                entries[entry.type] += 1
+                payload[entry.type] += length or len(entry.data.encode())
         names = sorted(entries, key=lambda name: (-entries[name], name))
-        types = tuple((name, entries[name], payload[name], stored[name]) for name in names)
+        types = tuple((name, entries[name], payload[name], taken[name]) for name in names)
         return Census(len(self.root.versions), types)
 
     def needs(self, *, after: int = 0) -> Sequence[Need]:
@@ -160,6 +194,98 @@ class MemoryTransaction:
             taken[place] += sum(len(text.encode()) for text in (entry.data, entry.type, entry.meta or ""))
         return [Weight(*place, entries, taken[place]) for place, entries in found.items()]
 
+    # --- the archive --------------------------------------------------------------------------------------------
+
+    def _entry(self, position: int) -> Entry:
+        """The entry at a position, wherever it stands."""
+        entry = self.root.entries.get(position)
+        if entry is not None:
+            return self._whole(entry)
+        segments = self.root.segments
+        segment = segments[bisect_right(segments, position, key=lambda segment: segment.first) - 1]
+        blocks = self.root.blocks[segment.day]
+        block = blocks[bisect_right(blocks, position, key=lambda block: block.first) - 1]
+        return entry_of(self._archive.lines(segment, block)[position - block.first])
+
+    @property
+    def _sealed(self) -> int:
+        return self.root.segments[-1].last if self.root.segments else 0
+
+    def segments(self) -> Sequence[Segment]:
+        """See `log.Reading`."""
+        return self.root.segments
+
+    def blocks(self, segment: Segment) -> Sequence[Block]:
+        """See `log.Reading`."""
+        return self.root.blocks[segment.day]
+
+    def sealed_types(self, stream: str) -> tuple[int, frozenset[str]]:
+        """See `log.Reading`."""
+        version, types = self.root.types.get(stream) or (0, frozenset())
+        return (0, frozenset()) if types is None else (version, types)
+
+    def standing(self, first: int, last: int) -> int:
+        """See `log.Reading`."""
+        return sum(position in self.root.entries for position in range(first, last + 1))
+
+    def releasable(self, *, after: int, until: int) -> Sequence[str]:
+        """See `log.Reading`."""
+        here = (self.root.entries.get(position) for position in range(after + 1, until + 1))
+        return [*dict.fromkeys(entry.stream for entry in here if entry and entry.version < self.version(entry.stream))]
+
+    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Sequence[tuple[int, int]]:
+        """See `log.Reading`."""
+        versions = range(self.version(stream) - 1, spared, -1)
+        here = (self.root.entries.get(self.root.places[stream, version]) for version in versions)
+        found = ((it.position, len(it.data.encode())) for it in here if it and after < it.position <= until)
+        return [pair for _, pair in zip(range(limit), found, strict=False)]
+
+    def index(self, blocks: Sequence[Block], spans: Sequence[Span]) -> None:
+        """See `log.Writing`."""
+        before = self.root.indexed if blocks and blocks[0].number else ((), ())
+        self.root = evolve(self.root, indexed=((*before[0], *blocks), (*before[1], *spans)))
+
+    def seal(self, segment: Segment) -> None:
+        """See `log.Writing`."""
+        blocks, spans = self.root.indexed
+        types = self.root.types
+        for span in spans:
+            _, known = types.get(span.stream) or (0, frozenset[str]())
+            known = None if known is None or span.types is None else known.union(span.types)
+            types = types.insert(span.stream, (span.last, known))
+        self.root = evolve(
+            self.root,
+            segments=(*self.root.segments, segment),
+            blocks=self.root.blocks.insert(segment.day, blocks),
+            types=types,
+            indexed=((), ()),
+        )
+
+    def release(self, positions: Sequence[int]) -> None:
+        """See `log.Writing`."""
+        entries, keys, blobs = self.root.entries, self.root.keys, self.root.blobs
+        for position in positions:
+            entry = entries[position]
+            assert position <= self._sealed, "what leaves stands in a segment"  # noqa: S101 - a pair assertion
+            assert entry.version < self.version(entry.stream), "a stream's last entry stays"  # noqa: S101
+            entries = entries.remove(position)
+            keys = keys if entry.key is None else keys.remove((entry.stream, entry.key))
+            blobs = blobs.discard(position)
+        self.root = evolve(self.root, entries=entries, keys=keys, blobs=blobs)
+
+    def put_back(self, entries: Sequence[Entry]) -> int:
+        """See `log.Writing`."""
+        put = 0
+        for entry in entries:
+            name = None if entry.key is None else (entry.stream, entry.key)
+            if entry.position in self.root.entries or (name is not None and name in self.root.keys):
+                continue
+            keys = self.root.keys if name is None else self.root.keys.insert(name, entry.position)
+            here = self.root.entries.insert(entry.position, entry)
+            self.root = evolve(self.root, entries=here, keys=keys)
+            put += 1
+        return put
+
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
         root = self.root
@@ -178,6 +304,10 @@ class MemoryTransaction:
                 keys=root.keys if entry.key is None else root.keys.insert((entry.stream, entry.key), entry.position),
                 tables=root.tables,
                 blobs=blobs,
+                segments=root.segments,
+                blocks=root.blocks,
+                indexed=root.indexed,
+                types=root.types,
             )
         self.root = root
 
@@ -208,18 +338,22 @@ class MemoryTransaction:
 class MemorySnapshot(MemoryTransaction):
     """A root that is read."""
 
-    def __init__(self, root: Root, genesis_hash: bytes, blobs: BlobFiles, known: dict[Any, Any]) -> None:
-        super().__init__(root, genesis_hash, blobs)
+    def __init__(
+        self, root: Root, genesis_hash: bytes, archive: Archive, blobs: BlobFiles, known: dict[Any, Any]
+    ) -> None:
+        super().__init__(root, genesis_hash, archive, blobs)
         self.known = known
 
 
 class _Disk:
     """What the handles of one memory log share, as processes share a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Files | None = None) -> None:
         self.id = os.urandom(16).hex()
         self.genesis = genesis(self.id)
-        self.blobs = BlobFiles(Path("memory-blobs"), MemoryFiles())
+        files = files or MemoryFiles()
+        self.archive = Archive(files, Path("memory-archive"), self.id)
+        self.blobs = BlobFiles(Path("memory-blobs"), files)
         self.root = Root(Head(0, self.genesis, 0))
         self.name = object()
         self.write = threading.Lock()
@@ -235,10 +369,11 @@ class MemoryLog:
     loss: Loss | None = None
     watch: Watch | None = None
 
-    def __init__(self, disk: _Disk | None = None) -> None:
-        self._disk = disk or _Disk()
+    def __init__(self, disk: _Disk | None = None, *, files: Files | None = None) -> None:
+        self._disk = disk or _Disk(files)
         self.id = self._disk.id
         self.blobs = self._disk.blobs
+        self.archive = self._disk.archive
         self._closed = False
         self._known: tuple[Root, dict[Any, Any]] = self._disk.root, {}
 
@@ -252,7 +387,7 @@ class MemoryLog:
         if of is not root:
             known = {}
             self._known = root, known
-        yield MemorySnapshot(root, self._disk.genesis, self.blobs, known)
+        yield MemorySnapshot(root, self._disk.genesis, self.archive, self.blobs, known)
 
     def write(self, job: Callable[[MemoryTransaction], T], *, shared: bool = False) -> T:  # noqa: ARG002 - nothing to share
         """See `log.Log`."""
@@ -263,7 +398,7 @@ class MemoryLog:
             if self._closed:
                 raise StoreClosed
             disk.writing_thread = threading.get_ident()
-            transaction = MemoryTransaction(disk.root, disk.genesis, self.blobs, disk.name)
+            transaction = MemoryTransaction(disk.root, disk.genesis, self.archive, self.blobs, disk.name)
             try:
                 result = job(transaction)
                 transaction.deferred.run(transaction)
@@ -320,6 +455,10 @@ class MemoryLog:
         """See `log.Log`."""
         raise InvalidArgument("key", "…", "cannot be given to a log in memory, which is on no disk")
 
+    def vacuum(self) -> int:
+        """See `log.Log`."""
+        return 0
+
     @property
     def closed(self) -> bool:
         """See `log.Log`."""
@@ -334,14 +473,3 @@ class MemoryLog:
     def reopen(self) -> MemoryLog:
         """Another handle on the same log, whatever became of this one."""
         return MemoryLog(self._disk)
-
-
-def _page(entries: Iterator[Entry] | Any) -> list[Entry]:
-    page: list[Entry] = []
-    size = 0
-    for entry in entries:
-        page.append(entry)
-        size += len(entry.data)
-        if size > PAGE_BYTES:
-            break
-    return page

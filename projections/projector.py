@@ -11,13 +11,21 @@ Making tables anew and proving them right is `rebuilding`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import frozen
 
 from eventstore.changing import changed
 from eventstore.codec import Codec, Recorded
-from eventstore.errors import EventStoreError, InvalidArgument, ProjectionHalted, StaleProjection
+from eventstore.errors import (
+    DamagedSegment,
+    EventStoreError,
+    InvalidArgument,
+    ProjectionHalted,
+    SegmentMissing,
+    StaleProjection,
+)
 from eventstore.log import Head, Log, Reading, Writing
 from projections.projection import Projection
 from projections.rows import RowFold
@@ -241,18 +249,21 @@ class Projector:
             gap = before.position - cursor.position
             if gap == 0 and dense and cursor.hash == before.hash.hex():
                 moved.append(self._advance(transaction, projection, cursor, recorded, recorded[-1]))
-            elif gap <= SMALL_GAP and self._true(transaction, cursor):
-                moved.append(self._along(transaction, projection, cursor, recorded[-1]))
+            elif gap <= SMALL_GAP:
+                with suppress(SegmentMissing, DamagedSegment):
+                    if self._true(transaction, cursor):
+                        moved.append(self._along(transaction, projection, cursor, recorded[-1]))
         if moved:
             self.move(transaction, *moved)
         last = recorded[-1].position
         return tuple(self.projections[cursor.name] for cursor in moved if cursor.position == last)
 
     def _along(self, transaction: Writing, projection: Projection[Any], cursor: CursorRow, last: Recorded) -> CursorRow:
-        while cursor.position < last.position and cursor.halted_at is None:
-            cursor, more = self._step(transaction, projection, cursor, SMALL_GAP)
-            if not more:
-                break
+        with suppress(SegmentMissing, DamagedSegment):  # an append waits for no file: the projection is left behind
+            while cursor.position < last.position and cursor.halted_at is None:
+                cursor, more = self._step(transaction, projection, cursor, SMALL_GAP)
+                if not more:
+                    break
         return cursor
 
     def _step(

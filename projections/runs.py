@@ -34,6 +34,7 @@ from projections.finding import find
 from projections.growth import Growth, growth
 from projections.job_rows import JOBS
 from projections.jobs import Jobs
+from projections.keeping import Keeping
 from projections.logs import LOGS
 from projections.meta import META
 from projections.notes import Logs, Meta
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Runs(Submitting):
+class Runs(Submitting, Keeping):
     """The runs of one store. Made by `projections.connect`; use it as a context manager, from any thread."""
 
     def __init__(self, store: EventStore, projector: Projector, presence: Presence, system: System) -> None:

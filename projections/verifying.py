@@ -1,10 +1,10 @@
-"""Everything that can be proved of a store, proved: storage, chain, places, blobs, machines, tables.
+"""Everything that can be proved of a store, proved: storage, segments, chain, places, blobs, machines, tables.
 
 The log is walked once, page by page. Each entry must stand at the next position, at the next version of its stream, no
 earlier than the one before, and its hash must follow from its content and the hash before it: so the first entry that
-was altered, lost or put in is named, and everything before it is proved. What entries need of the blobs beside the log
-is read and held against its digest. Then every stream is replayed by its machine and every table held against the fold.
-Nothing here changes anything that is observed.
+was altered, lost or put in is named, and everything before it is proved. The file of each sealed day is held against
+what was recorded of it, what entries need of the blobs beside the log is read and held against its digest. Then every
+stream is replayed by its machine and every table held against the fold. Nothing here changes anything that is observed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from eventstore.blobfiles import PUT_BACK
-from eventstore.errors import EventStoreError, UnreadableEntry
+from eventstore.errors import DamagedSegment, EventStoreError, SegmentMissing, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
 from eventstore.log import Cursor, Entry, Head, Reading
@@ -31,7 +31,7 @@ class Finding:
     """Something that is not as it must be, and what an operator can do."""
 
     check: str
-    """storage, chain, blobs, machine or tables."""
+    """storage, segments, chain, blobs, machine or tables."""
     position: int | None
     fact: str
     remedy: str
@@ -69,16 +69,17 @@ def verify(store: EventStore, rebuilder: Rebuilder, *, progress: Progress | None
         progress: called after each page with (entries walked, entries in the log).
     """
     storage = _guarded("storage", lambda: [_of_storage(fact) for fact in store.log.examine()])
+    segments = _guarded("segments", lambda: _of_segments(store))
     walk = _Walk(store)
     broken = _guarded("chain", lambda: walk.go(progress))
     blobs = [] if storage else _guarded("blobs", lambda: _of_blobs(store.blobs.check().faults))
     tables: list[Finding] = []
     rows = 0
-    if not (storage or broken):  # a fold over what is broken would only repeat it, in a thousand words
+    if not (storage or broken or walk.cut):  # a fold over what is broken would only repeat it, in a thousand words
         report: list[Report] = []
         tables = _guarded("tables", lambda: _of_report(rebuilder.check(skip_invalid=True), report))
         rows = report[0].rows if report else 0
-    findings = (*storage, *broken, *blobs, *tables)
+    findings = (*storage, *segments, *broken, *blobs, *tables)
     notes = store.log.remarks if walk.entries else ()
     return Verification(walk.head, walk.entries, len(walk.versions), rows, findings, notes)
 
@@ -105,11 +106,34 @@ def _of_blobs(faults: Sequence[BlobFault]) -> list[Finding]:
     return [Finding("blobs", fault.needs[0].position, str(fault), PUT_BACK) for fault in faults if fault.needs]
 
 
+def _of_segments(store: EventStore) -> list[Finding]:
+    """Hold each sealed day against its file, and the days against each other."""
+    with store.reading() as reading:
+        segments = reading.segments()
+        place = Cursor(0, reading.hash_at(0) or b"")
+    found = []
+    for segment in segments:
+        if segment.first != place.position + 1 or segment.before != place.hash:
+            fact = f"{segment.day} does not follow the sealed day before it: somebody altered the log's tables"
+            found.append(Finding("segments", segment.first, fact, _RESTORE))
+        try:
+            with store.reading() as reading:
+                blocks = reading.blocks(segment)
+            store.log.archive.prove(segment, blocks)
+        except (SegmentMissing, DamagedSegment) as error:
+            fact, _, remedy = str(error).partition(": ")
+            found.append(Finding("segments", segment.first, fact, remedy))
+        place = Cursor(segment.last, segment.after)
+    return found
+
+
 class _Walk:
     """One pass over the log."""
 
     def __init__(self, store: EventStore) -> None:
         self._log = store.log
+        self.cut = False
+        """Whether it ended at a segment that cannot be read, which was found already."""
         self.versions: dict[str, int] = {}
         self.entries = 0
         with store.reading() as reading:
@@ -119,9 +143,13 @@ class _Walk:
         """Walk to the end, or to the first entry that is not as it must be."""
         recorded_at = 0
         while True:
-            with self._log.reading() as reading:
-                entries, unreadable = self._page(reading)
-                end: Head = reading.head()
+            try:
+                with self._log.reading() as reading:
+                    entries, unreadable = self._page(reading)
+                    end: Head = reading.head()
+            except (SegmentMissing, DamagedSegment):
+                self.cut = True
+                return []
             for entry in entries:
                 if (fact := self._fault(entry, recorded_at)) is not None:
                     return [Finding("chain", entry.position, fact, self._remedy())]

@@ -17,6 +17,7 @@ import projections
 from eventstore.errors import CannotOpen, EventStoreError, LostTail, NewerDatabase
 from eventstore.notes import LogRecorded
 from eventstore.sqlite import APPLICATION_ID, sqlite3
+from eventstore.sqlite.schema import MIGRATIONS
 from projections.cli import main
 
 LINE = LogRecorded("test", "line")
@@ -125,7 +126,7 @@ def test_changed_column_types_are_refused(path, table, old, new):
         projections.connect(path)
 
 
-@pytest.mark.parametrize("version", [2, 7, 2**31 - 1])
+@pytest.mark.parametrize("version", [len(MIGRATIONS) + 1, len(MIGRATIONS) + 7, 2**31 - 1])
 def test_a_schema_number_of_the_future_is_refused_as_such(path, version):
     crafted(path, f"PRAGMA user_version = {version}")
 
@@ -144,7 +145,7 @@ def test_a_schema_number_of_the_past_that_is_not_so_is_told_and_putting_it_right
         with pytest.raises(CannotOpen, match="user_version"):
             projections.connect(path, **options)
 
-    crafted(path, "PRAGMA user_version = 1")
+    crafted(path, f"PRAGMA user_version = {len(MIGRATIONS)}")
     with projections.connect(path) as runs:
         assert list(runs.store.read_all()) == before
         assert runs.verify().ok

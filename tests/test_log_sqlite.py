@@ -132,7 +132,7 @@ def test_what_stands_cannot_be_changed_or_taken_away(log, statement):
 
 def test_the_file_is_ours_by_its_application_id_in_wal_and_synced_at_each_commit(log):
     assert pragma(log, "application_id") == APPLICATION_ID
-    assert pragma(log, "user_version") == 1
+    assert pragma(log, "user_version") == 2
     assert pragma(log, "journal_mode") == "wal"
     assert pragma(log, "synchronous") == 2
     assert pragma(log, "trusted_schema") == 0
@@ -224,7 +224,7 @@ def test_a_database_of_a_newer_release_is_refused_and_untouched(log, path):
 
     error = refused_untouched(path, NewerDatabase)
 
-    assert (error.found, error.known) == (99, 1)
+    assert (error.found, error.known) == (99, 2)
 
 
 # --- read-only ------------------------------------------------------------------------------------------------------

@@ -191,6 +191,14 @@ def plain_length(packed: bytes) -> int:
     return length
 
 
+def back_of(packed: bytes) -> int:
+    """How many versions before it the base stands, 0 if there is none; the first 64 bytes tell. Nothing is proved."""
+    if packed[:1] != bytes([DIFFERENCE]) or len(packed) < _CRC.size + _BASE.size:
+        return 0
+    back: int = _BASE.unpack_from(packed, _CRC.size)[2]
+    return back
+
+
 def _sealed(tag: int, body: bytes) -> bytes:
     return _CRC.pack(tag, zlib.crc32(body)) + body
 

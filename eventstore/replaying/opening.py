@@ -66,7 +66,11 @@ class Opening:
         """The view of notes, which may be very many: their types are all that it depends on. None of other streams."""
         if view.machine not in (None, NOTES):
             return None
-        version, named = 0, False
+        # What was sealed of it may be very many days: of these no file is read.
+        version, types = reading.sealed_types(stream)
+        if not self._notes.issuperset(types):
+            return None
+        named = not self._free.issuperset(types)
         while True:
             # A few at first: of most other streams these tell that they are none of ours.
             glance = reading.glance(after=version, limit=STRETCH if version else SHORT, peek={}, stream=stream)

@@ -238,3 +238,9 @@ def explained(error: Exception, url: str, timeout: float) -> EventStoreError:
         "attempt to write a readonly database": "it may not be written; check permissions, or open it read-only",
     }.get(str(error), str(error))
     return CannotOpen(url, remedy)
+
+
+def size_of(column: str) -> str:
+    """An expression for the bytes that a value takes."""
+    # octet_length reads the row's header only; the cast before it reads every overflow page.
+    return f"octet_length({column})" if SQLITE_VERSION >= (3, 43) else f"length(CAST({column} AS BLOB))"

@@ -36,6 +36,7 @@ from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import genesis
 from eventstore.log import Entry, Loss, Member
 from eventstore.packing import Bases
+from eventstore.segments import Archive
 from eventstore.sqlite import unlocking
 from eventstore.sqlite.driver import (
     PLAIN,
@@ -49,10 +50,10 @@ from eventstore.sqlite.driver import (
     refuse,
     sqlite3,
 )
-from eventstore.sqlite.examining import examine, facts
+from eventstore.sqlite.examining import Facts, examine, facts, vacuumed
 from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
-from eventstore.sqlite.opening import find, keep_wal, switch_to_wal
-from eventstore.sqlite.schema import MIGRATIONS, Facts, identity_of, migrate, schema_version
+from eventstore.sqlite.opening import find, keep_wal, prepare
+from eventstore.sqlite.schema import identity_of, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.unlocking import Key
 from eventstore.sqlite.witness import WitnessFile
@@ -142,7 +143,8 @@ class SQLiteLog:
         self._look_for_loss(accept_loss=accept_loss, young=young)
         self._connection = self._open()
         try:
-            self._prepare(identity, data_key)
+            opened = self._connection, self.url, busy_timeout
+            prepare(*opened, read_only=read_only, identity=identity, data_key=data_key)
             self.id: str = identity_of(self._connection, self.url)
             self._data_key = unlocking.needed_data_key(self._connection, self.url)
             self._witness.veil(self._data_key)
@@ -151,6 +153,7 @@ class SQLiteLog:
             self._connection.close()
             raise
         self._genesis = genesis(self.id)
+        self.archive = self._archive_of(self.id)
         self._bases = Bases()
         self._name = object()
         self._data_version: int | None = None
@@ -176,8 +179,10 @@ class SQLiteLog:
             if schema_version(connection, self.url):
                 connection.execute("BEGIN")
                 log_id = identity_of(connection, self.url)
-                self._witness.veil(unlocking.data_key(connection))
-                loss = self._witness.loss(witness, log_id, SQLiteTransaction(connection, genesis(log_id)))
+                self._data_key = unlocking.data_key(connection)
+                self._witness.veil(self._data_key)
+                view = SQLiteTransaction(connection, genesis(log_id), archive=self._archive_of(log_id))
+                loss = self._witness.loss(witness, log_id, view)
             else:  # a young log stands in its WAL whole, schema and all; an empty file has only just been made
                 loss = None if young else self._witness.all_gone(witness)
             self.remarks = self._witness.remarks
@@ -192,19 +197,9 @@ class SQLiteLog:
         finally:
             connection.close()
 
-    def _prepare(self, identity: str | None, data_key: bytes | None) -> None:
-        try:
-            found = schema_version(self._connection, self.url)
-            if found < len(MIGRATIONS) and self.read_only:
-                raise CannotOpen(self.url, "its schema is older than this release; open it once for writing")
-            if not self.read_only:
-                switch_to_wal(self._connection, self._busy_timeout)
-            if found < len(MIGRATIONS):
-                migrate(self._connection, self.url, identity)
-            if not self.read_only:
-                unlocking.make_data_key(self._connection, data_key)
-        except failures() as error:
-            raise explained(error, self.url, self._busy_timeout) from error
+    def _archive_of(self, log_id: str) -> Archive:
+        folder = self._path.with_name(self._path.name + "-archive")
+        return Archive(self._files, folder, log_id, lambda: self.cipher)
 
     def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False) -> SQLiteLog:
         """Open the log in another file that is a copy of this one, or becomes it: it is the same log, opened likewise.
@@ -236,7 +231,7 @@ class SQLiteLog:
             connection = self._idle.pop()
         except IndexError:
             connection = self._open()
-        return SQLiteSnapshot(connection, self._genesis, self._read)
+        return SQLiteSnapshot(connection, self._genesis, self.archive, self._read)
 
     def _read(self, connection: Connection, error: BaseException | None) -> None:
         """A reader's block was left."""
@@ -282,6 +277,13 @@ class SQLiteLog:
         """SQLite's own checks of the whole file; what they find, in SQLite's words."""
         with self.reading() as view:
             return examine(view)
+
+    def vacuum(self) -> int:
+        """See `log.Log`: SQLite writes the database anew, for which there must be room beside it."""
+        self._writable()
+        with self._commits.turn():
+            self._settle()
+            return vacuumed(self._connection, self._path, self.url, self._busy_timeout)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -367,7 +369,7 @@ class SQLiteLog:
         try:
             self._begin(connection)  # in here: an interrupt that came while it waited for the lock is raised behind it
             before = self._taken(connection)
-            transaction = SQLiteTransaction(connection, self._genesis, self._bases, before)
+            transaction = SQLiteTransaction(connection, self._genesis, self._bases, before, self.archive)
             lasts = perform(transaction, members, apart=apart)
             transaction.before = before
             transaction.deferred.run(transaction)

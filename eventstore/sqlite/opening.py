@@ -7,7 +7,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from eventstore.errors import CannotOpen
-from eventstore.sqlite.driver import failures, is_locked
+from eventstore.sqlite import unlocking
+from eventstore.sqlite.driver import explained, failures, is_locked
+from eventstore.sqlite.schema import MIGRATIONS, migrate, schema_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,28 @@ def find(path: Path, url: str, files: Files, *, create: bool, read_only: bool) -
     except OSError as error:
         reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
         raise CannotOpen(url, reason) from error
+
+
+def prepare(
+    connection: Connection, url: str, timeout: float, *, read_only: bool, identity: str | None, data_key: bytes | None
+) -> None:
+    """See that a database has the schema of this release.
+
+    Raises:
+        CannotOpen, NewerDatabase, DatabaseBusy: nothing was changed.
+    """
+    try:
+        found = schema_version(connection, url)
+        if found < len(MIGRATIONS) and read_only:
+            raise CannotOpen(url, "its schema is older than this release; open it once for writing")
+        if not read_only:
+            switch_to_wal(connection, timeout)
+        if found < len(MIGRATIONS):
+            migrate(connection, url, identity)
+        if not read_only:
+            unlocking.make_data_key(connection, data_key)
+    except failures() as error:
+        raise explained(error, url, timeout) from error
 
 
 def switch_to_wal(connection: Connection, timeout: float) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
-
-from attrs import frozen
 
 from eventstore.errors import CannotOpen, NewerDatabase
 from eventstore.sqlite.driver import explained, failures
@@ -47,33 +46,55 @@ CREATE TABLE log(id TEXT NOT NULL, settled INTEGER NOT NULL) STRICT
 )
 
 
+ARCHIVE = (
+    """
+-- Sealed days: the entries from `first` to `last` stand in a file of the archive folder, and may have left `events`.
+-- Segments follow one another from position 1 on. `before` and `after` are the chain's hashes at both ends, `digest`
+-- the SHA-256 of the file's lines, `types` JSON: by type, entries and bytes of their payloads.
+CREATE TABLE segments(
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, day TEXT NOT NULL UNIQUE, before BLOB NOT NULL,
+    after BLOB NOT NULL, digest BLOB NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL, types TEXT NOT NULL
+) STRICT
+""",
+    """
+-- The parts of a segment's file that can be read by themselves. What lies behind the last segment was left by an
+-- archive run that was killed, and means nothing.
+CREATE TABLE segment_blocks(
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, number INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+    size INTEGER NOT NULL, digest BLOB NOT NULL
+) STRICT
+""",
+    """
+-- Which versions of a stream stand in which block, and, where they are of no more than two types, of which.
+CREATE TABLE segment_streams(
+    stream TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, block INTEGER NOT NULL, types TEXT,
+    PRIMARY KEY (stream, first)
+) STRICT, WITHOUT ROWID
+""",
+    "DROP TRIGGER IF EXISTS events_stay",
+    """
+CREATE TRIGGER events_stay BEFORE DELETE ON events
+WHEN NOT EXISTS (SELECT 1 FROM segments WHERE OLD.position BETWEEN first AND last)
+    OR NOT EXISTS (SELECT 1 FROM events WHERE stream = OLD.stream AND version > OLD.version)
+BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END
+""",
+)
+
+
 def _apply_schema(database: sqlite_utils.Database) -> None:
     for statement in SCHEMA:
         database.conn.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_apply_schema,)
+def _apply_archive(database: sqlite_utils.Database) -> None:
+    for statement in ARCHIVE:
+        database.conn.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite_utils.Database], None], ...] = (_apply_schema, _apply_archive)
 """Each brings the schema one number up; a released one never changes."""
-
-
-@frozen
-class Facts:
-    """What a database and its driver are, for a doctor to judge."""
-
-    sqlite: tuple[int, ...]
-    driver: str
-    journal_mode: str
-    application_id: int
-    schema: int
-    known_schema: int
-    bytes: int
-    """Of the database and its WAL."""
-    wal: int
-    """Of these, the WAL's."""
-    free: int
-    """Of these, in pages of the database that hold nothing, and will be filled first."""
-    missing: tuple[str, ...]
-    """Parts of the schema that somebody took out."""
+_STATEMENTS = (SCHEMA, ARCHIVE)
+"""By migration."""
 
 
 def schema_version(connection: sqlite3.Connection, url: str) -> int:
@@ -100,7 +121,7 @@ def schema_version(connection: sqlite3.Connection, url: str) -> int:
         reason = f"its schema number (user_version) says {version}, and no log has less than 1"
         raise CannotOpen(url, f"{reason}: somebody changed it; set it right, or restore a backup")
     if ours:
-        _refuse_strange_parts(connection, url)
+        _refuse_strange_parts(connection, url, version)
     return version
 
 
@@ -119,23 +140,24 @@ def identity_of(connection: sqlite3.Connection, url: str) -> str:
     return str(row[0])
 
 
-def _refuse_strange_parts(connection: sqlite3.Connection, url: str) -> None:
+def _refuse_strange_parts(connection: sqlite3.Connection, url: str, version: int) -> None:
     """A database from elsewhere may hold triggers and views that act, or lie, when we write and read.
 
     An index over plain columns does neither, and may be an operator's; any other could refuse what we insert.
     """
-    known = _parts()
+    known = _parts(version)
     for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
         body = _body(sql or "")
         if name in known and body != known[name]:
             raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore a backup")
         if name not in known and kind in ("trigger", "view"):
             raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
-        if name not in known and kind == "index" and table in ("events", "log") and not is_plain_index(sql or ""):
+        if name not in known and sql and kind == "index" and table in _OURS and not is_plain_index(sql):
             reason = f"it holds an index {name} that runfold did not make and that could refuse what is appended"
             raise CannotOpen(url, f"{reason}; drop it, or make one over plain columns and not UNIQUE")
 
 
+_OURS = ("events", "log", "segments", "segment_blocks", "segment_streams")
 _NAME = r"""(?:"[^"]+"|`[^`]+`|\[[^]]+\]|\w+)"""
 _COLUMN = rf"{_NAME}(?: ASC| DESC)?"
 _PLAIN_INDEX = re.compile(rf"CREATE INDEX {_NAME} ON {_NAME} ?\( ?{_COLUMN}(?: ?, ?{_COLUMN})* ?\)", re.IGNORECASE)
@@ -152,8 +174,10 @@ def missing_parts(names: Iterable[str]) -> list[str]:
     return [f"{name} is missing: somebody took it out" for name in _parts() if name not in standing]
 
 
-def _parts() -> dict[str, str]:
-    return {_name(statement): _body(statement) for statement in SCHEMA if "CREATE " in _body(statement)}
+def _parts(version: int = len(MIGRATIONS)) -> dict[str, str]:
+    """By name, what the schema of this number is made of; what a later migration made anew is as that made it."""
+    statements = chain.from_iterable(_STATEMENTS[:version])
+    return {_name(statement): _body(statement) for statement in statements if _body(statement).startswith("CREATE ")}
 
 
 def _body(statement: str) -> str:

@@ -7,14 +7,15 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
+from heapq import merge
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
 from eventstore.blobfiles import PUT_BACK
 from eventstore.commits import Deferred
 from eventstore.errors import MissingBlob, UnreadableEntry
-from eventstore.limits import PAGE_BYTES
 from eventstore.log import ENTRY_BYTES, Census, Entry, Fold, Glance, Head, Need, Weight
 from eventstore.packing import (
     LOOKBACK,
@@ -27,9 +28,13 @@ from eventstore.packing import (
     reference_to,
     unpack,
 )
-from eventstore.sqlite.driver import SQLITE_VERSION, failures
+from eventstore.paging import bounded, filled, is_full
+from eventstore.segments import glimpse_of
+from eventstore.sqlite.archived import Segmented
+from eventstore.sqlite.driver import failures, size_of
 
 if TYPE_CHECKING:
+    from eventstore.segments import Archive
     from eventstore.sqlite.driver import Connection
 
 Ended = Callable[["Connection", "BaseException | None"], None]
@@ -47,11 +52,6 @@ _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
 """Microseconds since 1970 of the years 1 to 9999."""
 
 
-def _size(column: str) -> str:
-    # octet_length reads the row's header only; the cast before it reads every overflow page.
-    return f"octet_length({column})" if SQLITE_VERSION >= (3, 43) else f"length(CAST({column} AS BLOB))"
-
-
 @cache
 def _insert(*absent: bool) -> str:
     """INSERT of an entry of which of `occurred_at`, `attempt`, `key` and `meta` these are absent.
@@ -65,7 +65,7 @@ def _insert(*absent: bool) -> str:
     return f"INSERT INTO events({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, {occurred_at}, {attempt}, {key}, {meta})"  # noqa: S608
 
 
-class SQLiteTransaction:
+class SQLiteTransaction(Segmented):
     """One connection inside a transaction. Other rooms keep their tables beside ours through `execute`."""
 
     last: Entry | None = None
@@ -77,6 +77,7 @@ class SQLiteTransaction:
         genesis_hash: bytes,
         bases: Bases | None = None,
         before: object | None = None,
+        archive: Archive | None = None,
     ) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
@@ -85,6 +86,7 @@ class SQLiteTransaction:
         self._connection = connection
         self._genesis = genesis_hash
         self._bases = bases
+        self._archive = archive
         self.before = before or object()
         self.after = object()
 
@@ -104,33 +106,52 @@ class SQLiteTransaction:
 
     def read(self, stream: str, *, after: int, limit: int) -> Sequence[Entry]:
         """See `log.Reading`."""
-        return self._page(
+        page = self._page(
             self.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT +?",  # noqa: S608
                 (stream, after, limit),
             )
         )
+        if page and page[-1].version - after != len(page):  # some left for a segment; the last one never does
+            left = partial(self.archived.entries_of, stream)
+            return bounded(filled(page, after, lambda entry: entry.version, left), limit)
+        return page
 
     def read_all(self, *, after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[Entry]:
         """See `log.Reading`."""
         # The columns are this file's own; the types are bound, one mark each.
         only = "" if types is None else f"AND type IN ({', '.join('?' * len(types))})"
-        return self._page(
+        page = self._page(
             self.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? {only} ORDER BY position LIMIT +?",  # noqa: S608
                 (after, *(types or ()), limit),
             )
         )
+        if types is None:
+            if page and page[-1].position - after != len(page):
+                return bounded(filled(page, after, lambda entry: entry.position, self.archived.entries), limit)
+        elif limit and self.archived.sealed > after:
+            last = page[-1].position if len(page) == limit or is_full(page) else self.archived.sealed
+            left = self.archived.of_types(after + 1, last, types)
+            return bounded(merge(page, left, key=lambda entry: entry.position), limit)
+        return page
 
     def at(self, positions: Sequence[int]) -> Sequence[Entry]:
         """See `log.Reading`."""
         wanted = f"[{','.join(map(str, positions))}]"  # one statement for any number of them
-        return self._page(
+        page = self._page(
             self.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position",  # noqa: S608
                 (wanted,),
             )
         )
+        if len(page) < len(positions) and self.archived.sealed:
+            last = page[-1].position if is_full(page) else self.archived.sealed
+            here = {entry.position for entry in page}
+            left = (position for position in sorted(set(positions)) if position <= last and position not in here)
+            found = (entry for position in left for entry in self.archived.entries(position, position))
+            return bounded(merge(page, found, key=lambda entry: entry.position))
+        return page
 
     def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
         """See `log.Reading`.
@@ -159,19 +180,43 @@ class SQLiteTransaction:
             if "no such index" not in str(error):
                 raise
         else:
-            if not count:
+            left = count < limit and self.archived.sealed and count < self._reach(after, limit, stream)
+            if not (count or left):
                 return Glance()
-            others = [text.split(_BETWEEN) for text in texts]
-            if last - first == count - 1 and all(len(other) == count for other in others):
+            others = [text.split(_BETWEEN) for text in texts] if count else []
+            if not left and last - first == count - 1 and all(len(other) == count for other in others):
                 dense = range(first, last + 1)
                 if stream is None:
                     return Glance([*dense], *others)
                 return Glance([*map(int, others[0])], [stream] * count, [*map(str, dense)], *others[1:])
         sql = f"SELECT position, stream, version, {', '.join(columns)} FROM events WHERE {where} ORDER BY {place}"  # noqa: S608
-        if not (rows := self.execute(sql, values).fetchall()):
+        rows = self.execute(sql, values).fetchall()
+        if len(rows) < limit and self.archived.sealed:
+            rows = self._glimpsed(rows, after, limit, peek, stream)
+        if not rows:
             return Glance()
         numbers, *texts = zip(*rows, strict=True)
         return Glance(numbers, *([str(value) for value in column] for column in texts))
+
+    def _reach(self, after: int, limit: int, stream: str | None) -> int:
+        """How many entries a glance should show, of a log or stream without holes."""
+        end = self.head().position if stream is None else self.version(stream)
+        return min(after + limit, end) - after
+
+    def _glimpsed(
+        self, rows: Sequence[Any], after: int, limit: int, peek: Mapping[str, int], stream: str | None
+    ) -> list[Any]:
+        """The rows of a glance, and between them and behind them those of entries that left."""
+        last = after + self._reach(after, limit, stream)
+        if stream is None:
+            lines, place = self.archived.lines, 0
+        else:
+            lines, place = partial(self.archived.lines_of, stream), 2
+
+        def left(first: int, until: int) -> Iterator[Any]:
+            return (glimpse_of(line, peek) for line in lines(first, until))
+
+        return [*filled(rows, after, itemgetter(place), left, last=last)]
 
     def keyed(self, stream: str, key: str) -> Entry | None:
         """See `log.Reading`."""
@@ -186,22 +231,41 @@ class SQLiteTransaction:
         if position == 0:
             return self._genesis
         row = self.execute("SELECT hash FROM events WHERE position = ?", (position,)).fetchone()
+        if row is None and 0 < position <= self.archived.sealed:
+            return self.archived.hash_at(position)
         return None if row is None else row[0]
 
     def census(self) -> Census:
         """See `log.Reading`."""
-        size = _size("data")
-        stored = self.execute(
-            f"SELECT type, count(*) AS n, sum({size}) FROM events GROUP BY type ORDER BY n DESC, type"  # noqa: S608
-        ).fetchall()
-        saved: Counter[str] = Counter()
+        counted: Counter[str] = Counter()
+        payload: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
+        for segment in self.archived.segments():
+            for kind, (entries, size) in segment.types.items():
+                counted[kind] += entries
+                payload[kind] += size
+        sealed = self.archived.sealed
+        groups = self.execute(
+            f"SELECT type, position > ? AS beyond, count(*), sum({size_of('data')}) FROM events GROUP BY type, beyond",  # noqa: S608
+            (sealed,),
+        )
+        for kind, beyond, entries, size in groups:
+            taken[kind] += size
+            if beyond:
+                counted[kind] += entries
+                payload[kind] += size
         # The beginning of a packed form is enough, but SQLite reads all of it: it is small.
-        packed = self.execute(f"SELECT type, substr(data, 1, 16), {size} FROM events WHERE typeof(data) = 'blob'")  # noqa: S608
+        packed = self.execute(
+            f"SELECT type, substr(data, 1, 16), {size_of('data')} FROM events "  # noqa: S608
+            "WHERE typeof(data) = 'blob' AND position > ?",
+            (sealed,),
+        )
         for kind, beginning, length in packed:
             with suppress(struct.error):
-                saved[kind] += plain_length(beginning) - length
+                payload[kind] += plain_length(beginning) - length
         streams = self.execute("SELECT count(DISTINCT stream) FROM events").fetchone()[0]
-        return Census(streams, tuple((kind, n, taken + saved[kind], taken) for kind, n, taken in stored))
+        names = sorted(counted, key=lambda kind: (-counted[kind], kind))
+        return Census(streams, tuple((kind, counted[kind], payload[kind], taken[kind]) for kind in names))
 
     def needs(self, *, after: int = 0) -> Sequence[Need]:
         """See `log.Reading`."""
@@ -219,8 +283,8 @@ class SQLiteTransaction:
 
     def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
         """See `log.Reading`."""
-        texts = f"{_size('data')} + {_size('type')} + 2 * {_size('stream')} + ifnull({_size('meta')}, 0)"
-        keyed = f"ifnull({_size('stream')} + {_size('key')}, 0)"
+        texts = f"{size_of('data')} + {size_of('type')} + 2 * {size_of('stream')} + ifnull({size_of('meta')}, 0)"
+        keyed = f"ifnull({size_of('stream')} + {size_of('key')}, 0)"
         rows = self.execute(
             f"SELECT stream, type, recorded_at / {_DAY}, count(*), sum({texts} + {keyed} + {ENTRY_BYTES}) "  # noqa: S608
             "FROM events NOT INDEXED WHERE position > ? AND position <= ? GROUP BY 1, 2, 3",
@@ -233,6 +297,10 @@ class SQLiteTransaction:
         if entries[-1].position >= _FULL:
             reason = "no place is left behind it, so somebody forged it"
             raise UnreadableEntry(entries[0].position - 1, "a stream", "an entry", reason)
+        self._write(entries, self.bases)
+        self.last = entries[-1]  # not before they stand: the witness is told of it
+
+    def _write(self, entries: Sequence[Entry], bases: Bases) -> None:
         alike: list[list[Any]] = []  # rows that one statement writes
         statement = ""
         for entry in entries:
@@ -243,13 +311,12 @@ class SQLiteTransaction:
                 self._insert(statement, alike)
                 alike = []
             statement = wanted
-            packed = pack(entry, self, self.bases) if large else data
+            packed = pack(entry, self, bases) if large else data
             stored = packed if isinstance(packed, str) else bytearray(packed)
             values = [position, stream, version, kind, recorded_at, bytearray(digest), stored]
             values += [value for value in (occurred_at, attempt, key, meta) if value is not None]
             alike.append(values)
         self._insert(statement, alike)
-        self.last = entries[-1]  # not before they stand: the witness is told of it
 
     def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         if len(rows) == 1:
@@ -290,6 +357,15 @@ class SQLiteTransaction:
     def defer(self, fold: Fold, before: Head, items: Sequence[Any]) -> None:
         """See `log.Writing`."""
         self.deferred.add(self, fold, before, items)
+
+    # --- the archive --------------------------------------------------------------------------------------------
+
+    def put_back(self, entries: Sequence[Entry]) -> int:
+        """See `log.Writing`."""
+        absent = self.archived.absent(entries)
+        # Bases of its own: the log's are those of the last payloads, over which the next ones are packed.
+        self._write(absent, Bases(self._connection.compression))
+        return len(absent)
 
     # --- payloads that are packed -------------------------------------------------------------------------------
 
@@ -358,15 +434,7 @@ class SQLiteTransaction:
             raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), remedy) from error
 
     def _page(self, cursor: Any) -> list[Entry]:
-        page: list[Entry] = []
-        size = 0
-        for row in cursor:
-            entry = self._entry(row)
-            page.append(entry)
-            size += len(entry.data)
-            if size > PAGE_BYTES:
-                break
-        return page
+        return bounded(map(self._entry, cursor))
 
 
 class SQLiteSnapshot(SQLiteTransaction):
@@ -374,8 +442,8 @@ class SQLiteSnapshot(SQLiteTransaction):
 
     # No generator with `contextmanager`: that takes 3 µs, and a look at one row 15.
 
-    def __init__(self, connection: Connection, genesis_hash: bytes, ended: Ended) -> None:
-        super().__init__(connection, genesis_hash)
+    def __init__(self, connection: Connection, genesis_hash: bytes, archive: Archive, ended: Ended) -> None:
+        super().__init__(connection, genesis_hash, archive=archive)
         self._ended = ended
 
     @property

@@ -10,6 +10,7 @@ import hmac
 import logging
 from typing import TYPE_CHECKING
 
+from eventstore.errors import DamagedSegment, SegmentMissing
 from eventstore.integrity import Witness
 from eventstore.log import Loss
 
@@ -70,7 +71,10 @@ class WitnessFile:
         if witness.log_id != log_id:
             self._useless("is another log's")
             return None
-        found = reading.hash_at(witness.position)
+        try:
+            found = reading.hash_at(witness.position)
+        except (SegmentMissing, DamagedSegment):  # so far behind that its entry was archived: the tail is beyond it
+            return None
         if found is not None and self._told(found) == witness.hash:
             return None
         head: Head = reading.head()

@@ -50,9 +50,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Upkeep": {
         "recover": ("projections.cli.tables", "Settle what dead workers left."),
         "rebuild": ("projections.cli.tables", "Make the tables anew from the log, or check them."),
-        "verify": ("projections.cli.tables", "Prove storage, chain, machines and tables."),
+        "verify": ("projections.cli.tables", "Prove storage, sealed days, chain, machines and tables."),
+        "archive": ("projections.cli.archives", "Move old days out of the database into files."),
         "backup": ("projections.cli.backups", "Bring a backup folder up to the log as it is now."),
-        "restore": ("projections.cli.backups", "Make a database of a backup."),
+        "restore": ("projections.cli.backups", "Make a database of a backup, or put sealed days back."),
         "rekey": ("projections.cli.keys", "Give an encrypted database another key."),
         "doctor": ("projections.cli.doctor", "Examine the installation and a database."),
         "demo": ("projections.cli.demo", "Perform runs under kill -9 and prove the result."),

@@ -10,6 +10,7 @@ import click
 
 import projections
 from projections.cli import output
+from projections.cli.archives import restore_days
 from projections.cli.opening import BUSY_TIMEOUT, load, secret, store_command
 from projections.cli.tables import watched
 
@@ -40,13 +41,32 @@ def backup(runs: Runs, dir: str, verify_all: bool, as_json: bool) -> None:  # no
     _tell(done.findings, as_json=as_json)
 
 
-@store_command("dir", opened=False)
-def restore(database: str, app: str | None, dir: str, as_json: bool) -> None:  # noqa: A002, FBT001
-    """Make a database of a backup.
+@store_command("dir", opened=False, instead=("day", "all_days"))
+@click.option("--day", multiple=True, metavar="DAY", help="Put this sealed day back, such as 2026-11-20; repeatable.")
+@click.option("--all-days", is_flag=True, help="Put all sealed days back.")
+@click.option("--dry-run", is_flag=True, help="With days: write nothing, and say what would come back.")
+def restore(  # noqa: PLR0917 - click's
+    database: str,
+    app: str | None,
+    dir: str | None,  # noqa: A002
+    day: tuple[str, ...],
+    all_days: bool,  # noqa: FBT001
+    dry_run: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Make a database of a backup, or put sealed days back.
 
     DIR is a folder that `runfold backup` wrote; it is not changed. Neither DATABASE nor any file that belongs to one of
     that name may stand yet. Every event is proved and the tables are made anew before the database gets its name.
+
+    With --day or --all-days there is no DIR: the events of days that `runfold archive` sealed come back into DATABASE,
+    where any SQLite tool can read them. Nothing else needs this, and the next archive run lets them go again.
     """
+    if dir is None:
+        restore_days(database, app, None if all_days else day, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run:
+        raise click.UsageError("--dry-run goes with --day or --all-days")
     began = time.monotonic()
     brought = load(app) if app else None
     with watched() as progress:

@@ -35,7 +35,12 @@ Function = Callable[..., None]
 
 
 def store_command(
-    *names: str, rest: str = "", create: bool = False, opened: bool = True, name: str | None = None
+    *names: str,
+    rest: str = "",
+    create: bool = False,
+    opened: bool = True,
+    name: str | None = None,
+    instead: tuple[str, ...] = (),
 ) -> Callable[[Function], click.Command]:
     """Make a command of a function of `runs`, one text for each of these names, `as_json`, and its own options.
 
@@ -45,14 +50,17 @@ def store_command(
         create: make the database where there is none.
         opened: open the store; else the function gets `database` and `app` and does so itself.
         name: of the command, if not the function's.
+        instead: options of which one takes the place of the words; the function then gets None for each.
     """
-    metavar = " ".join(["DATABASE", *(word.upper() for word in names), *([f"[{rest.upper()}]..."] if rest else [])])
+    words_shown = (f"[{word.upper()}]" if instead else word.upper() for word in names)
+    metavar = " ".join(["DATABASE", *words_shown, *([f"[{rest.upper()}]..."] if rest else [])])
 
     def decorate(function: Function) -> click.Command:
         @functools.wraps(function)
         def call(*, words: tuple[str, ...], app: str | None, **options: Any) -> None:
-            database, arguments = _placed(words, names, rest)
-            given = {**arguments, **options}
+            wanted = () if any(options[option] for option in instead) else names
+            database, arguments = _placed(words, wanted, rest)
+            given = {**dict.fromkeys(names), **arguments, **options}
             if not opened:
                 function(database, app, **given)
                 return

@@ -1,0 +1,414 @@
+"""Old days leave the log: sealed into files first, and only then released from the database.
+
+*Seal*: all entries that were recorded on a past UTC day, the oldest day first, are written to a file under a temporary
+name, synced, renamed, the folder synced, and read back and proved from the disk. Then a row and an event
+`LogRecorded(source="runfold", kind="segment-sealed", ref=day)` record it in one transaction. That event is recorded
+after the day, and the log's time never goes back: so no entry can ever come into a sealed day, whatever a clock says.
+
+*Release*: what stands in a segment that was proved leaves the database, in small transactions, once its day is older
+than `keep_days` and its run has ended; of streams that are no run, by age alone. The last entry of each stream stays.
+A run that may go on keeps all of its history.
+
+Killed anywhere and run again, the result is the same: a file that was not recorded means nothing and is written anew, a
+day that was recorded is never written again, and of what was to be released the rest is. Reading sees segments and
+log as one all the while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import frozen
+
+from eventstore.errors import InvalidArgument, Refused, UnreadableEntry
+from eventstore.limits import PAGE, PAGE_BYTES
+from eventstore.notes import NOTES, LogRecorded
+from eventstore.payloads import from_iso, to_microseconds
+from eventstore.segments import DAY, day_of, end_of
+
+if TYPE_CHECKING:
+    from eventstore.gate import Folded
+    from eventstore.log import Block, Entry, Reading, Segment, Span, Writing
+    from eventstore.segments import Archive, Sealed
+    from eventstore.store import EventStore, Stream
+
+STREAM = "runfold"
+SEALED = "segment-sealed"
+KEEP_DAYS = 30
+SPARED = 8
+"""The first entries of a stream of notes stay: who opens it sees by them that it is no run."""
+_ROWS = 500
+"""Entries that leave or come back in one transaction, and rows of an index: so long others wait, some milliseconds."""
+_ALL = 2**62
+_WINDOW = 20_000
+"""Positions that are looked through in one snapshot."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done: "seal", "release" or "restore"; entries done; entries to do, as far as is known)."""
+
+
+@frozen
+class Archiving:
+    """What an archive run did, or would do."""
+
+    dry_run: bool
+    sealed: tuple[Segment, ...]
+    """The days that were sealed now, with their entries and the bytes of their files."""
+    released: int
+    """Entries that left the log."""
+    released_bytes: int
+    """What their payloads took there."""
+    streams: int
+    """Of which entries left."""
+    days_left: int
+    """Past days that `max_days` left unsealed."""
+    freed: int = 0
+    """Bytes that `vacuum` gave back to the file system."""
+
+
+@frozen
+class Restored:
+    """What a restore did, or would do."""
+
+    dry_run: bool
+    days: tuple[str, ...]
+    entries: int
+    """That came back into the log."""
+    left: int
+    """That stay in their segment, since their key was used again."""
+
+
+def archive(
+    store: EventStore,
+    *,
+    keep_days: int = KEEP_DAYS,
+    max_days: int | None = None,
+    compress: bool = False,
+    vacuum: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Archiving:
+    """Seal the days that are over, and release what is old enough.
+
+    Args:
+        store: whose log.
+        keep_days: how many days after its end a day's entries stay in the log, at least; 0 releases what is sealed.
+        max_days: seal at most so many days, the oldest first.
+        compress: write the files with zstd.
+        vacuum: give the room back to the file system afterwards; others wait meanwhile.
+        dry_run: write nothing, and say what would be done.
+        progress: see `Progress`.
+
+    Raises:
+        ArchiveBusy: somebody else archives or restores; nothing was changed.
+        SegmentMissing, DamagedSegment: a file from which entries would be released is not what was sealed; these
+            entries stay.
+        UnreadableEntry: an entry of a day does not follow from those before it, or cannot be read; the day is not
+            sealed, nor is any after it.
+        InvalidArgument: a number that cannot be.
+    """
+    for name, number, least in (("keep_days", keep_days, 0), ("max_days", max_days, 1)):
+        if number is not None and (type(number) is not int or number < least):
+            raise InvalidArgument(name, number, f"must be a whole number of at least {least}")
+    run = _Run(store, keep_days, compress=compress, dry_run=dry_run, progress=progress or (lambda *_: None))
+    if dry_run:
+        return run.go(max_days)
+    with run.folder.held():
+        done = run.go(max_days)
+    return attrs.evolve(done, freed=store.log.vacuum()) if vacuum else done
+
+
+def restore_days(
+    store: EventStore, days: Iterable[str] | None = None, *, dry_run: bool = False, progress: Progress | None = None
+) -> Restored:
+    """Put the entries of sealed days back into the log, where any SQLite tool can read them; the days stay sealed.
+
+    Nothing needs this to be read. The next archive run releases them again, by their age.
+
+    Args:
+        store: whose log.
+        days: such as "2026-11-20"; all that are sealed unless given.
+        dry_run: write nothing, and say what would be done.
+        progress: see `Progress`.
+
+    Raises:
+        InvalidArgument: one of the days is not sealed; nothing was changed.
+        SegmentMissing, DamagedSegment: a file is not what was sealed; the days before it are restored.
+        ArchiveBusy: somebody else archives or restores; nothing was changed.
+    """
+    folder: Archive = store.log.archive
+    with store.reading() as reading:
+        known = {segment.day: segment for segment in reading.segments()}
+        wanted = sorted(known if days is None else set(days))
+        for day in wanted:
+            if day not in known:
+                sealed = f"sealed are {min(known)} to {max(known)}" if known else "no day is sealed yet"
+                raise InvalidArgument("day", day, f"is not a sealed day of this log; {sealed}")
+        todo = {day: known[day].entries - reading.standing(known[day].first, known[day].last) for day in wanted}
+    total = sum(todo.values())
+    if dry_run:
+        return Restored(dry_run=True, days=tuple(wanted), entries=total, left=0)
+    back = 0
+    with folder.held():
+        for day in wanted:
+            for number in _put_back(store, folder, known[day]) if todo[day] else ():
+                back += number
+                if progress is not None:
+                    progress("restore", back, total)
+    return Restored(dry_run=False, days=tuple(wanted), entries=back, left=total - back)
+
+
+def _put_back(store: EventStore, folder: Archive, segment: Segment) -> Iterator[int]:
+    with store.reading() as reading:
+        blocks = reading.blocks(segment)
+    folder.prove(segment, blocks)
+    for block in blocks:
+        entries = list(folder.entries(segment, block))
+        for start in range(0, len(entries), _ROWS):
+            yield store.write(lambda writing, at=start, some=entries: writing.put_back(some[at : at + _ROWS]))  # type: ignore[misc]
+
+
+class _Late(Exception):
+    """An entry came into the day while its file was written."""
+
+
+class _Run:
+    """One archive run."""
+
+    def __init__(self, store: EventStore, keep_days: int, *, compress: bool, dry_run: bool, progress: Progress) -> None:
+        self.store = store
+        self.folder: Archive = store.log.archive
+        self._keep = keep_days * DAY
+        self._compress = compress
+        self._dry = dry_run
+        self._progress = progress
+        self._proved: set[str] = set()
+        """Days whose files were read back in this run."""
+        self._spared: dict[str, int | None] = {}
+
+    def go(self, max_days: int | None) -> Archiving:
+        """Seal, then release."""
+        with self.store.reading() as reading:
+            segments = list(reading.segments())
+            days = self._days(reading, segments[-1].last if segments else 0)
+        wanted = days if max_days is None else days[:max_days]
+        before = segments[-1].after if segments else None
+        sealed: list[Segment] = []
+        for first, last in wanted:
+            segment = self._seal(first, last, before, wanted[0][0], wanted[-1][1])
+            if segment is None:
+                break
+            sealed.append(segment)
+            before = segment.after
+        entries, size, streams = self._release([*segments, *sealed])
+        return Archiving(self._dry, tuple(sealed), entries, size, streams, len(days) - len(sealed))
+
+    # --- sealing ------------------------------------------------------------------------------------------------
+
+    def _days(self, reading: Reading, sealed: int) -> list[tuple[int, int]]:
+        """The first and last position of each day that is over and not sealed, the oldest first.
+
+        The last days are left alone if they hold nothing but what sealing itself recorded, or an idle log would grow
+        by a file a day.
+        """
+        now = self.store.gate.now(reading.head())
+        past = last = _first_at(reading, now // DAY * DAY, sealed) - 1
+        while past > sealed and _is_note(*reading.at([past])):
+            past -= 1
+        days = []
+        first = sealed + 1
+        while first <= past:
+            (entry,) = reading.at([first])
+            end = min(_first_at(reading, end_of(entry.recorded_at), first) - 1, last)
+            days.append((first, end))
+            first = end + 1
+        return days
+
+    def _seal(self, first: int, last: int, before: bytes | None, begin: int, end: int) -> Segment | None:
+        """Write, prove and record one day; None where the clock went back and says that it is not over."""
+        if before is None:
+            with self.store.reading() as reading:
+                before = reading.hash_at(0) or b""
+        sealed = self.folder.write(
+            before, self._entries(first, last, begin, end), compress=self._compress, dry=self._dry
+        )
+        if self._dry:
+            return sealed.segment
+        self.folder.prove(sealed.segment, sealed.blocks)
+        self._proved.add(sealed.segment.day)
+        self._index(sealed)
+        try:
+            return sealed.segment if self._record(sealed.segment) else None
+        except _Late:
+            with self.store.reading() as reading:
+                (entry,) = reading.at([first])
+                last = _first_at(reading, end_of(entry.recorded_at), first) - 1
+            return self._seal(first, last, before, begin, max(last, end))
+
+    def _entries(self, first: int, last: int, begin: int, end: int) -> Iterator[Entry]:
+        after = first - 1
+        while after < last:
+            with self.store.reading() as reading:
+                page = reading.read_all(after=after, limit=min(PAGE, last - after))
+            yield from page
+            after = page[-1].position
+            self._progress("seal", after - begin + 1, end - begin + 1)
+
+    def _index(self, sealed: Sealed) -> None:
+        """Tell the log where entries stand in the file, some at a time; it means nothing until the day is recorded."""
+        spans = iter(sealed.spans)
+        span = next(spans, None)
+        blocks: list[Block] = []
+        of_blocks: list[Span] = []
+        for block in sealed.blocks:
+            blocks.append(block)
+            while span is not None and span.block == block.first:
+                of_blocks.append(span)
+                span = next(spans, None)
+            if len(of_blocks) >= _ROWS or block is sealed.blocks[-1]:
+                self.store.write(lambda writing, some=blocks, more=of_blocks: writing.index(some, more))  # type: ignore[misc]
+                blocks, of_blocks = [], []
+
+    def _record(self, segment: Segment) -> bool:
+        """Record a proved day; False where it is not over.
+
+        Raises:
+            _Late: it holds more by now.
+        """
+        handle: Stream[Any] = self.store.stream(STREAM)
+        facts = {"first": segment.first, "last": segment.last, "file": segment.file, "sha256": segment.digest.hex()}
+        note = LogRecorded(source=STREAM, kind=SEALED, ref=segment.day, payload=facts)
+        if not handle.seen:
+            handle.refresh()
+        append = handle.job(note)
+
+        def job(writing: Writing) -> bool:
+            head = writing.head()
+            if day_of(self.store.gate.now(head)) <= segment.day:
+                return False
+            if segment.last < head.position and day_of(writing.at([segment.last + 1])[0].recorded_at) == segment.day:
+                raise _Late
+            _, (recorded,), _ = append(writing)
+            # From here on the log's time is behind that day, whatever a clock says.
+            assert day_of(recorded.entry.recorded_at) > segment.day, "the clock went back"  # noqa: S101 - a pair assertion
+            writing.seal(segment)
+            return True
+
+        return self.store.write(job)
+
+    # --- releasing ----------------------------------------------------------------------------------------------
+
+    def _release(self, segments: list[Segment]) -> tuple[int, int, int]:
+        """Let go of what is old enough: entries, bytes of their payloads, streams.
+
+        The last entries go first, day by day, and stretch by stretch: so wherever it ends, no payload stands that was
+        packed over one that left.
+        """
+        with self.store.reading() as reading:
+            now = self.store.gate.now(reading.head())
+            old = [segment for segment in segments if _end(segment) + self._keep <= now]
+        entries = size = 0
+        streams: set[str] = set()
+        if self._dry:
+            return self._would_release(old)
+        for segment in reversed(old):
+            for until in range(segment.last, segment.first - 1, -_WINDOW):
+                after = max(until - _WINDOW, segment.first - 1)
+                going = self._going(after, until)
+                if going and segment.day not in self._proved:
+                    with self.store.reading() as reading:
+                        blocks = reading.blocks(segment)
+                    self.folder.prove(segment, blocks)
+                    self._proved.add(segment.day)
+                while going:
+                    for stream, number, taken in self.store.write(partial(_let_go, going, after, until)):
+                        entries, size = entries + number, size + taken
+                        streams.add(stream)
+                    self._progress("release", entries, entries)
+        return entries, size, len(streams)
+
+    def _would_release(self, old: list[Segment]) -> tuple[int, int, int]:
+        if not old:
+            return 0, 0, 0
+        with self.store.reading() as reading:
+            streams = reading.releasable(after=0, until=old[-1].last)
+        found = []
+        for stream in streams:
+            if (spared := self._judged(stream)) is not None:
+                with self.store.reading() as reading:
+                    found.append(reading.leaving(stream, after=0, until=old[-1].last, spared=spared, limit=_ALL))
+        sizes = [size for of_stream in found for _, size in of_stream]
+        return len(sizes), sum(sizes), sum(1 for of_stream in found if of_stream)
+
+    def _going(self, after: int, until: int) -> dict[str, int]:
+        """The streams that may let go of entries between these positions, and up to which version they keep them."""
+        with self.store.reading() as reading:
+            streams = reading.releasable(after=after, until=until)
+        judged = ((stream, self._judged(stream)) for stream in streams)
+        return {stream: spared for stream, spared in judged if spared is not None}
+
+    def _judged(self, stream: str) -> int | None:
+        """The version up to which a stream's entries stay; None where all of them do.
+
+        What is judged stays so: no event leads out of a final phase.
+        """
+        if stream not in self._spared:
+            self._spared[stream] = self._judge(stream)
+        return self._spared[stream]
+
+    def _judge(self, stream: str) -> int | None:
+        gate = self.store.gate
+        try:
+            with self.store.reading() as reading:
+                view: Folded[Any] = self.store.opening.fold(reading, stream, gate.start(None))
+        except (Refused, UnreadableEntry):  # an event that no machine here knows, or that it does not take
+            return None
+        if view.machine is None or view.machine is NOTES:
+            return SPARED
+        return 0 if view.state.phase in view.machine.final else None
+
+
+def _let_go(going: dict[str, int], after: int, until: int, writing: Writing) -> list[tuple[str, int, int]]:
+    """Release some entries of these streams, and forget the streams that have no more: stream, entries, bytes."""
+    released = []
+    room, size = _ROWS, 0
+    for stream, spared in [*going.items()]:
+        leaving = writing.leaving(stream, after=after, until=until, spared=spared, limit=room)
+        going_now = []
+        for position, taken in leaving:
+            going_now.append(position)
+            size += taken
+            if size > PAGE_BYTES:
+                break
+        if going_now:
+            writing.release(going_now)
+            released.append((stream, len(going_now), sum(taken for _, taken in leaving[: len(going_now)])))
+        room -= len(going_now)
+        if not room or size > PAGE_BYTES:
+            break
+        del going[stream]
+    return released
+
+
+def _first_at(reading: Reading, time: int, after: int) -> int:
+    """The first position behind `after` that was recorded at a time or later; that behind the head if there is none."""
+    low, high = after + 1, reading.head().position + 1
+    while low < high:
+        middle = (low + high) // 2
+        if reading.at([middle])[0].recorded_at >= time:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _is_note(entry: Entry) -> bool:
+    """Whether it is what sealing recorded."""
+    return entry.stream == STREAM and entry.type == LogRecorded.__name__ and f'"kind":"{SEALED}"' in entry.data
+
+
+def _end(segment: Segment) -> int:
+    return to_microseconds(from_iso(f"{segment.day}T00:00:00Z")) + DAY

@@ -1,0 +1,616 @@
+"""Old days leave the log for files, and nothing that can be read changes by it."""
+
+import shutil
+
+import orjson
+import pytest
+from attrs import evolve
+
+from eventstore import LogRecorded
+from eventstore.errors import (
+    ArchiveBusy,
+    DamagedSegment,
+    InvalidArgument,
+    KeyReused,
+    SegmentMissing,
+    UnreadableEntry,
+)
+from eventstore.exchange import export_lines, import_lines
+from eventstore.memory import MemoryLog
+from eventstore.workflow import MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
+from projections.workflow_runs import WORKFLOW_RUNS
+from tests.archived import DAYS, ENDED, GOING, Killed, StepFiles, Steps, everything, lived
+from tests.world import World, forge
+
+DAY = 86_400_000_000
+LINE = LogRecorded("app", "line")
+
+
+@pytest.fixture
+def daemon(world, runs):
+    """A daemon's log of some days."""
+    lived(world, runs)
+    return runs
+
+
+def head(runs):
+    return runs.store.head().position
+
+
+def standing(runs):
+    with runs.store.reading() as reading:
+        return reading.standing(1, reading.head().position)
+
+
+def hot(runs, stream):
+    """The versions of a stream that the log itself holds."""
+    with runs.store.reading() as reading:
+        return [entry.version for entry in reading.read(stream, after=0, limit=9_999)
+                if reading.standing(entry.position, entry.position)]  # fmt: skip
+
+
+def path_of(runs, day):
+    return runs.store.log.archive.path(f"{day}.jsonl")
+
+
+def file_of(runs, day):
+    return runs.store.log.archive.files.read(path_of(runs, day))
+
+
+def put(runs, day, data):
+    """Put other bytes in a segment's place, as somebody with an editor would; None takes the file away."""
+    files = runs.store.log.archive.files
+    files.remove(path_of(runs, day))
+    if data is not None:
+        files.put(path_of(runs, day), data)
+
+
+def days(runs):
+    return [segment.day for segment in runs.segments()]
+
+
+# --- nothing changes for who reads --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
+def test_after_archiving_everything_reads_as_before_in_this_process_and_in_the_next(world, daemon, compress):
+    until = head(daemon)
+    before = everything(daemon, until)
+
+    done = daemon.archive(keep_days=0, compress=compress)
+
+    assert [segment.day for segment in done.sealed] == [*DAYS]
+    assert standing(daemon) == head(daemon) - done.released < until
+    assert everything(daemon, until) == before
+    assert everything(world.runs(), until) == before
+
+
+def test_an_archived_log_is_checked_rebuilt_and_verified(world, daemon):
+    daemon.archive(keep_days=0)
+    runs = world.runs()
+
+    assert runs.check().ok
+    assert runs.rebuild().ok
+    verification = runs.verify()
+    assert (verification.findings, verification.entries) == ((), head(runs))
+
+
+def test_an_archived_log_is_followed_from_its_beginning(daemon):
+    until = head(daemon)
+    daemon.archive(keep_days=0)
+
+    followed = daemon.store.follow()
+
+    assert [next(followed).position for _ in range(until)] == list(range(1, until + 1))
+
+
+def test_a_released_run_is_described_and_continued(world, daemon):
+    checkpoint = daemon.checkpoint("run-1")
+    daemon.archive(keep_days=0)
+    runs = world.runs()
+
+    runs.store.stream("run-1").append(RunDescribed("seen again"), key="again")
+    child = runs.continue_from("run-1", run_id="run-9", workflow="again")
+
+    assert runs.workflow_runs.get("run-1").title == "seen again"
+    assert runs.worker("w").claim(["again"]).checkpoint == checkpoint
+    assert runs.workflow_runs.get(child).continues_id == "run-1"
+    assert runs.verify().ok
+
+
+def test_an_exported_archived_log_makes_the_same_log_elsewhere(world, daemon, tmp_path):
+    daemon.archive(keep_days=0)
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b"".join(export_lines(daemon.store, [*ENDED, GOING, "notes", "named"])))
+
+    other = world.runs(log=MemoryLog())
+    with file.open("rb") as lines:
+        import_lines(other.store, lines)
+
+    assert other.checkpoint("run-1") == daemon.checkpoint("run-1")
+    assert other.verify().ok
+
+
+# --- what is sealed -----------------------------------------------------------------------------------------------
+
+
+def test_midnight_is_the_new_day_and_a_microsecond_before_it_the_old_one(world, runs):
+    start = world.microseconds
+    for moment in (start, start + DAY - 1, start + DAY, start + 2 * DAY):
+        world.microseconds = moment
+        runs.store.append("notes", LINE)
+
+    runs.archive(keep_days=0)
+
+    assert [(s.day, s.first, s.last) for s in runs.segments()] == [("2026-01-01", 1, 2), ("2026-01-02", 3, 3)]
+
+
+def test_a_day_is_over_at_midnight_and_not_a_microsecond_before(world, runs):
+    runs.store.append("notes", LINE)
+    world.jumps(days=1, microseconds=-1)
+    assert runs.archive(keep_days=0).sealed == ()
+
+    world.jumps(microseconds=1)
+    assert [segment.day for segment in runs.archive(keep_days=0).sealed] == ["2026-01-01"]
+
+
+def test_days_without_entries_have_no_segment_and_an_idle_log_does_not_grow(world, runs):
+    runs.store.append("notes", LINE)
+    for _ in range(4):
+        world.jumps(days=1)
+        runs.archive(keep_days=0)
+
+    assert days(runs) == ["2026-01-01"]
+    assert head(runs) == 2
+
+    runs.store.append("notes", LINE)
+    world.jumps(days=3)
+    runs.archive(keep_days=0)
+    assert days(runs) == ["2026-01-01", "2026-01-02", "2026-01-05"]
+
+
+def test_a_file_is_readable_with_head_and_its_last_line_says_what_it_holds(daemon):
+    daemon.archive(keep_days=0)
+    *lines, closing = map(orjson.loads, file_of(daemon, DAYS[0]).splitlines())
+    segment = daemon.segments()[0]
+
+    assert [line["position"] for line in lines] == list(range(segment.first, segment.last + 1))
+    assert lines[0]["stream"] == "run-1"
+    assert lines[0]["data"]["input"] == {"n": 1}
+    assert lines[0]["recorded_at"] == "2026-01-01T00:00:00.000000Z"
+    assert (closing["day"], closing["count"], closing["log"]) == (DAYS[0], len(lines), daemon.store.log.id)
+    assert closing["after"] == lines[-1]["hash"]
+    assert closing["sha256"] == segment.digest.hex()
+
+
+def test_sealing_is_told_in_the_log(daemon):
+    daemon.archive(keep_days=0, max_days=1)
+
+    (note,) = [entry for entry in daemon.logs.each() if entry.kind == "segment-sealed"]
+    assert (note.stream, note.source, note.ref) == ("runfold", "runfold", DAYS[0])
+    assert note.payload["file"] == f"{DAYS[0]}.jsonl"
+
+
+def test_max_days_seals_the_oldest_and_says_how_many_are_left(daemon):
+    done = daemon.archive(keep_days=0, max_days=1)
+
+    assert [segment.day for segment in done.sealed] == [DAYS[0]]
+    assert done.days_left == 2
+    assert [segment.day for segment in daemon.archive(keep_days=0, max_days=9).sealed] == [*DAYS[1:]]
+
+
+def test_a_dry_run_writes_nothing_and_says_what_a_real_one_does(world, daemon):
+    until = head(daemon)
+    before = everything(daemon, until)
+
+    promised = daemon.archive(keep_days=0, dry_run=True)
+
+    assert (head(daemon), standing(daemon), days(daemon)) == (until, until, [])
+    assert daemon.store.log.archive.files.names(daemon.store.log.archive.folder) == []
+    assert everything(daemon, until) == before
+    done = daemon.archive(keep_days=0)
+    assert evolve(done, dry_run=True) == promised
+    sizes = [len(file_of(daemon, segment.day)) for segment in done.sealed]
+    assert sizes == [segment.size for segment in promised.sealed]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("keep_days", -1), ("keep_days", 1.5), ("max_days", 0), ("max_days", True)]
+)
+def test_a_number_that_cannot_be_is_refused(daemon, name, value):
+    with pytest.raises(InvalidArgument, match=name):
+        daemon.archive(**{"keep_days": 0, name: value})
+
+    assert days(daemon) == []
+
+
+# --- what is released ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_may_go_on_keeps_all_of_its_history_and_one_that_ended_its_last_entry(daemon):
+    daemon.archive(keep_days=0)
+
+    assert hot(daemon, GOING) == [1, 2, 3, 4, 5]
+    for run_id in ENDED:
+        with daemon.store.reading() as reading:
+            assert hot(daemon, run_id) == [reading.version(run_id)]
+
+
+def test_streams_that_are_no_run_are_released_by_age(daemon):
+    daemon.archive(keep_days=3)  # today is the 6th: the first and the second day are that old, the fourth is not
+
+    stays = hot(daemon, "notes")
+    assert set(range(9, 13)).isdisjoint(stays)
+    assert 17 in stays
+    assert daemon.store.stream("notes").append(LINE)[0].version == 18
+
+
+def test_what_is_kept_stays_in_the_log_and_leaves_when_it_is_old_enough(world, daemon):
+    assert daemon.archive(keep_days=5).released == 0
+    assert days(daemon) == [*DAYS]
+
+    world.jumps(days=9)
+    assert daemon.archive(keep_days=5).released > 0
+
+
+def test_released_entries_that_others_are_packed_over_stay_until_these_leave(daemon):
+    """The fourth day's note is stored as what differs from one of the second day."""
+    daemon.archive(keep_days=3)
+
+    fresh = [recorded.entry for recorded in daemon.store.read("notes", after=16)]
+    assert orjson.loads(fresh[0].data)["payload"] == "y" * 6_000
+
+
+def test_a_key_is_remembered_while_its_entry_is_in_the_log(world, daemon):
+    entry = daemon.store.append("notes", LogRecorded("app", "line", "r3", {"n": 3}), key="note-3")[0]
+    assert entry.version == 4
+    daemon.archive(keep_days=0)
+
+    kept = daemon.store.append("notes", LogRecorded("app", "line", "r3", {"n": 3}), key="note-3")[0]
+    assert kept.version == 4, "it is one of the first, which stay"
+    with pytest.raises(KeyReused):
+        daemon.store.append("notes", LINE, key="note-3")
+    again = daemon.store.append("notes", LINE, key="note-11")[0]
+    assert again.version > 12
+    assert daemon.restore_days().left == 1
+    assert daemon.verify().ok
+
+
+# --- killed, late, and two at once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before a step", "behind it"])
+def test_killed_at_any_step_and_run_again_the_result_is_the_same(behind):
+    def begun(steps):
+        world, files = World(), StepFiles()
+        world.memory = MemoryLog(files=files)
+        runs = world.runs()
+        lived(world, runs)
+        write = runs.store.log.write
+        runs.store.log.write = lambda job, **options: steps.take(lambda: write(job, **options))
+        files.steps = steps
+        return world, runs
+
+    counting = Steps()
+    _, runs = begun(counting)
+    until = head(runs)
+    counting.count = 0
+    runs.archive(keep_days=0)
+    stays, total = standing(runs), counting.count
+    assert total > 15
+
+    for at in range(1, total + 1):
+        steps = Steps(behind=behind)
+        world, runs = begun(steps)
+        before = [recorded.entry for recorded in runs.store.read_all()]
+        steps.count, steps.at = 0, at
+        with pytest.raises(Killed):
+            runs.archive(keep_days=0)
+        steps.at = None
+        again = world.runs()
+        assert [recorded.entry for recorded in again.store.read_all()][:until] == before
+        again.archive(keep_days=0)
+        lines = [orjson.loads(line) for day in DAYS for line in file_of(again, day).splitlines()[:-1]]
+        assert [line["position"] for line in lines] == list(range(1, until)), "today is not over"
+        assert (days(again), standing(again), head(again)) == ([*DAYS], stays, until + len(DAYS))
+        assert [recorded.entry for recorded in again.store.read_all()][:until] == before
+    assert again.verify().ok
+
+
+def test_of_two_archive_runs_at_once_the_second_is_told_and_changes_nothing(world, daemon):
+    other = world.runs()
+
+    with daemon.store.log.archive.held():
+        with pytest.raises(ArchiveBusy, match="another process archives"):
+            other.archive(keep_days=0)
+        with pytest.raises(ArchiveBusy):
+            other.restore_days([])
+        assert other.archive(keep_days=0, dry_run=True).sealed
+
+    assert days(other) == []
+    assert other.archive(keep_days=0).released
+
+
+def test_an_entry_that_comes_into_the_day_while_it_is_written_is_sealed_with_it(world, daemon):
+    """The clock stands a day behind when somebody writes; the log's time, too, is still of that day."""
+    archive = daemon.store.log.archive
+    prove, late = archive.prove, []
+
+    def proving(*given):
+        if not late:
+            now, world.microseconds = world.microseconds, world.microseconds - 2 * DAY
+            late.extend(daemon.store.append("late", LINE))
+            world.microseconds = now
+        prove(*given)
+
+    world.jumps(days=1)
+    archive.prove = proving
+    daemon.archive(keep_days=0)
+
+    assert days(daemon)[-1] == "2026-01-06"
+    assert daemon.segments()[-1].last >= late[0].position
+    assert daemon.verify().ok
+
+
+def test_a_clock_that_goes_back_never_lets_an_entry_into_a_sealed_day(world, daemon):
+    daemon.archive(keep_days=0)
+    sealed = daemon.segments()[-1]
+    world.jumps(days=-30)
+
+    (late,) = daemon.store.append("notes", LINE)
+
+    assert late.position > sealed.last
+    assert late.recorded_at.date().isoformat() > sealed.day
+    assert daemon.archive(keep_days=0).sealed == ()
+    assert daemon.verify().ok
+
+
+def test_a_clock_that_goes_back_before_a_day_is_recorded_leaves_it_unsealed(world, runs):
+    runs.store.append("notes", LINE)
+    world.jumps(days=1)
+    archive = runs.store.log.archive
+    prove = archive.prove
+
+    def proving(*given):
+        world.microseconds -= DAY
+        prove(*given)
+
+    archive.prove = proving
+    done = runs.archive(keep_days=0)
+
+    assert (done.sealed, done.days_left, days(runs)) == ((), 1, [])
+    archive.prove = prove
+    world.jumps(days=1)
+    assert len(runs.archive(keep_days=0).sealed) == 1
+
+
+def test_a_file_that_nobody_recorded_is_replaced_if_it_is_the_same_and_put_aside_if_not(daemon):
+    archive = daemon.store.log.archive
+    archive.files.folder(path_of(daemon, "x").parent)
+    archive.files.put(path_of(daemon, DAYS[0]), b"somebody's own\n")
+    with daemon.store.reading() as reading:
+        first = [
+            entry for entry in reading.read_all(after=0, limit=999) if entry.recorded_at < 1_767_225_600_000_000 + DAY
+        ]
+        before = reading.hash_at(0)
+    daemon.archive(keep_days=0)
+
+    names = archive.files.names(path_of(daemon, "x").parent)
+    assert names == [f"{DAYS[0]}.jsonl", f"{DAYS[0]}.jsonl.aside-1", *(f"{day}.jsonl" for day in DAYS[1:])]
+    archive.write(before, first)  # as a run that is killed before it records
+    assert archive.files.names(path_of(daemon, "x").parent) == names
+    assert daemon.verify().ok
+
+
+def test_a_day_that_holds_an_altered_entry_is_not_sealed_and_those_before_it_are(world, daemon):
+    forge(daemon.store.log, ("MetaSet", '{"name":"a","value":1}'), stream="forged")
+    daemon.store.append("notes", LINE)
+    world.jumps(days=1)
+    stood = standing(daemon)
+
+    with pytest.raises(UnreadableEntry, match="its hash does not follow"):
+        daemon.archive(keep_days=0)
+
+    assert (days(daemon), standing(daemon)) == ([*DAYS], stood + len(DAYS))
+
+
+# --- segments that are not as they were ---------------------------------------------------------------------------
+
+
+def cut(data, _others):
+    return data[:-200]
+
+
+def edited(data, _others):
+    return data.replace(b"search", b"hearse", 1)
+
+
+def of_another_day(_data, others):
+    return others[0]
+
+
+@pytest.mark.parametrize("harm", [cut, edited, of_another_day])
+def test_a_segment_cut_short_edited_or_replaced_is_found_by_who_reads_it_and_by_verify(daemon, harm):
+    daemon.archive(keep_days=0)
+    sound = file_of(daemon, DAYS[0])
+    put(daemon, DAYS[0], harm(sound, [file_of(daemon, DAYS[1])]))
+
+    with pytest.raises(DamagedSegment) as raised:
+        list(daemon.store.read("run-1"))
+
+    segment = daemon.segments()[0]
+    error = raised.value
+    assert (error.day, error.first, error.last) == (DAYS[0], segment.first, segment.last)
+    assert error.file.endswith(f"{DAYS[0]}.jsonl")
+    finding = daemon.verify().findings[0]
+    assert (finding.check, finding.position) == ("segments", 1)
+    assert "damaged" in finding.fact
+    put(daemon, DAYS[0], sound)
+    assert daemon.verify().ok
+
+
+def test_a_closing_line_that_was_edited_is_found_by_verify(daemon):
+    daemon.archive(keep_days=0)
+    put(daemon, DAYS[0], file_of(daemon, DAYS[0]).replace(b'{"segment":1', b'{"segment":7'))
+
+    assert "closing line" in daemon.verify().findings[0].fact
+
+
+def test_while_a_segment_is_away_what_the_log_holds_is_read_and_what_it_does_not_is_told(world, daemon):
+    until = head(daemon)
+    before = everything(daemon, until)
+    daemon.archive(keep_days=0)
+    away = file_of(daemon, DAYS[0])
+    put(daemon, DAYS[0], None)
+    runs = world.runs()
+
+    assert [r.entry for r in runs.store.read(GOING)] == before["streams"][GOING][0]
+    assert runs.workflow_runs.get("run-1").phase == "completed"
+    assert runs.store.append("notes", LINE)[0].version == 18
+    runs.store.append(GOING, MessageRecorded("user", "go on"), attempt=1)
+    segment = runs.segments()[0]
+    for reading in (
+        lambda: list(runs.store.read("run-1")),
+        lambda: list(runs.store.read_all()),
+        lambda: runs.checkpoint("run-1"),
+        runs.rebuild,
+        lambda: runs.archive(keep_days=0) and runs.restore_days([DAYS[0]]),
+    ):
+        with pytest.raises(SegmentMissing, match=f"{DAYS[0]}, positions {segment.first} to {segment.last}: bring the"):
+            reading()
+    assert "missing" in runs.verify().findings[0].fact
+
+    put(runs, DAYS[0], away)
+    assert [r.entry for r in runs.store.read_all()][:until] == before["entries"]
+    assert runs.verify().ok
+
+
+def test_nothing_is_released_from_a_segment_that_is_not_what_was_sealed(world, daemon):
+    daemon.archive(keep_days=30)
+    put(daemon, DAYS[0], edited(file_of(daemon, DAYS[0]), ()))
+    before = hot(daemon, "run-1")
+
+    with pytest.raises(DamagedSegment):
+        world.runs().archive(keep_days=0)
+
+    assert hot(daemon, "run-1") == before
+
+
+def test_an_append_never_waits_for_a_file(world, daemon):
+    """A projection that is a little behind, and would need a released entry, is left behind."""
+    daemon.archive(keep_days=0)
+    put(daemon, DAYS[0], None)
+    runs = world.runs()
+
+    def back(writing):
+        projector = runs._projector
+        projector.move(writing, evolve(projector.cursor(writing, WORKFLOW_RUNS.name), position=3, hash="00"))
+
+    runs.store.write(back)
+
+    assert runs.store.append("run-7", RunQueued("deploy"), RunStarted("w"), RunCompleted())[0].version == 1
+
+
+# --- days that come back ------------------------------------------------------------------------------------------
+
+
+def test_a_restored_day_stands_in_the_log_again_and_leaves_it_again(world, daemon):
+    until = head(daemon)
+    before = everything(daemon, until)
+    daemon.archive(keep_days=0)
+    stays = standing(daemon)
+
+    promised = daemon.restore_days([DAYS[0]], dry_run=True)
+    assert standing(daemon) == stays
+    done = daemon.restore_days([DAYS[0]])
+
+    assert (done.entries, done.left) == (promised.entries, 0) == (standing(daemon) - stays, 0)
+    assert daemon.segments()[0].last == len(hot_all(daemon, DAYS[0]))
+    assert everything(world.runs(), until) == before
+    assert daemon.verify().ok
+    daemon.archive(keep_days=0)
+    assert standing(daemon) == stays
+    assert everything(world.runs(), until) == before
+
+
+def hot_all(runs, day):
+    segment = next(segment for segment in runs.segments() if segment.day == day)
+    with runs.store.reading() as reading:
+        return range(reading.standing(segment.first, segment.last))
+
+
+def test_all_days_come_back_also_while_no_file_is_needed_any_more(world, daemon):
+    until = head(daemon)
+    before = everything(daemon, until)
+    daemon.archive(keep_days=0)
+    daemon.restore_days()
+
+    for day in DAYS:
+        put(daemon, day, None)
+
+    assert standing(daemon) == head(daemon)
+    assert everything(world.runs(), until) == before
+
+
+def test_a_day_that_is_not_sealed_cannot_come_back(daemon):
+    with pytest.raises(InvalidArgument, match="no day is sealed yet"):
+        daemon.restore_days(["2026-01-01"])
+    daemon.archive(keep_days=0)
+
+    with pytest.raises(InvalidArgument, match="sealed are 2026-01-01 to 2026-01-04"):
+        daemon.restore_days(["2026-01-03"])
+
+
+# --- SQLite alone -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filed(tmp_path):
+    world = World(tmp_path)
+    runs = world.runs()
+    lived(world, runs)
+    yield world, runs
+    world.close()
+
+
+def test_the_database_lets_nothing_go_that_is_not_sealed_nor_the_last_entry_of_a_stream(filed):
+    _, runs = filed
+    runs.archive(keep_days=9)
+
+    def deleted(where):
+        return runs.store.write(lambda writing: writing.execute(f"DELETE FROM events WHERE {where}"))
+
+    for where in ("position = (SELECT max(last) + 1 FROM segments)", "stream = 'run-1' AND type = 'RunCompleted'", "1"):
+        with pytest.raises(Exception, match="append-only"):
+            deleted(where)
+    assert standing(runs) == head(runs)
+    deleted("stream = 'run-1' AND version = 1")
+    assert standing(runs) == head(runs) - 1
+    assert runs.verify().ok
+
+
+def test_vacuum_gives_the_room_back(filed):
+    world, runs = filed
+    runs.store.append("big", *(LogRecorded("app", "line", None, f"{n}" * 2_000) for n in range(100)))
+    world.jumps(days=1)
+
+    done = runs.archive(keep_days=0, vacuum=True)
+
+    assert done.freed > 100_000
+    assert world.runs().verify().ok
+
+
+def test_an_archive_moves_with_its_database(filed, tmp_path):
+    world, runs = filed
+    until = head(runs)
+    before = everything(runs, until)
+    runs.archive(keep_days=0)
+    runs.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("agent.db", "agent.db-archive"):
+        shutil.move(tmp_path / name, elsewhere / name)
+
+    world.path = elsewhere / "agent.db"
+
+    assert everything(world.runs(), until) == before
