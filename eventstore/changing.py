@@ -19,7 +19,8 @@ class _Shape:
     """The fields of one class: where each stands among the arguments, and all of a value's at once."""
 
     def __init__(self, kind: Any) -> None:
-        if issubclass(kind, tuple):
+        self.named = issubclass(kind, tuple)
+        if self.named:
             self.places = {name: place for place, name in enumerate(kind._fields)}
             self.get: Callable[[Any], tuple[Any, ...]] = tuple
             return
@@ -51,4 +52,7 @@ def changed(value: T, **fields: Any) -> T:
         if isinstance(value, tuple):
             raise TypeError(f"{kind.__name__} has no field {unknown}") from None
         return attrs.evolve(value, **fields)  # type: ignore[misc]
-    return kind(*arguments) if fields else value
+    if not fields:
+        return value
+    # The constructor of a named tuple is a Python function, of all its fields: 0.9 µs for a run's state, 0.3 without.
+    return tuple.__new__(kind, arguments) if shape.named else kind(*arguments)  # type: ignore[no-any-return]

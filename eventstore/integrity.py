@@ -50,7 +50,7 @@ def chain(previous: bytes, entry: Entry) -> bytes:
 
 def chained(previous: bytes, entry: Entry) -> Entry:
     """The entry with its hash, in place of whatever it had there."""
-    return type(entry)(*entry[:8], chain(previous, entry), *entry[9:])
+    return tuple.__new__(type(entry), (*entry[:8], chain(previous, entry), *entry[9:]))  # see `changing`
 
 
 class Witness(NamedTuple):

@@ -29,7 +29,7 @@ from eventstore.errors import (
 from eventstore.log import Head, Log, Reading, Writing
 from projections.projection import Projection
 from projections.rows import RowFold
-from projections.tables import Query, Table, Tables
+from projections.tables import Query, Table, Tables, Values
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -103,6 +103,7 @@ class Projector:
         }
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
         self._abreast = _NOBODY
+        self._keys: tuple[tuple[Projection[Any], ...], list[Values]] = (), []
         self._every_kind = frozenset[type]().union(*(projection.kinds for projection in projections))
         self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
 
@@ -227,8 +228,10 @@ class Projector:
                     abreast = tuple(other for other in abreast if other is not projection)
         if abreast:
             last = recorded[-1].entry
-            keys = [(projection.name,) for projection in abreast]
-            self.tables.update(transaction, CURSORS, keys, {"position": last.position, "hash": last.hash.hex()})
+            if self._keys[0] is not abreast:  # the same ones at every append, as a rule
+                self._keys = abreast, [(projection.name,) for projection in abreast]
+            changes = {"position": last.position, "hash": last.hash.hex()}
+            self.tables.update(transaction, CURSORS, self._keys[1], changes)
         return abreast
 
     def _look_and_fold(

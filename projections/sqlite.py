@@ -124,7 +124,7 @@ class SQLiteTables:
         self, transaction: SQLiteTransaction, table: Table[Any], keys: Sequence[Values], changes: Mapping[str, Any]
     ) -> None:
         """See `tables.Tables`."""
-        if not changes.keys().isdisjoint(table.search):
+        if table.search and not changes.keys().isdisjoint(table.search):
             places = {table.column(name)[0]: value for name, value in changes.items()}
             rows = [values for key in keys if (values := self.get(transaction, table, key)) is not None]
             changed = [tuple(places.get(at, value) for at, value in enumerate(values)) for values in rows]
