@@ -1,6 +1,9 @@
 """A backup is the log up to a position, whatever happens while it is made; what is restored of it reads the same."""
 
+import asyncio
+import errno
 import json
+import os
 import shutil
 import stat
 
@@ -11,6 +14,7 @@ import projections
 from eventstore.backups import back_up, restore
 from eventstore.errors import BackupRefused, CursorConflict, RestoreRefused
 from eventstore.exchange import export_lines
+from eventstore.files import OperatingSystem
 from eventstore.memory import MemoryLog
 from eventstore.sqlite import SQLiteLog, sqlite3
 from tests.backing import (  # noqa: F401 - fixtures
@@ -77,8 +81,12 @@ def test_a_backup_is_plain_files_that_a_medium_gives_which_cannot_be_written(run
     assert stood.keys() == {"log.db", "log.db-witness", "backup.json", "lock"}
     assert stood["log.db"][18:20] == b"\1\1", "no WAL is looked for"
 
+    class Sealed(OperatingSystem):
+        def lock(self, path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
     with unchanged(folder):
-        restored(folder, tmp_path / "again.db").close()
+        restore(folder, tmp_path / "again.db", files=Sealed())
 
 
 def test_the_copy_in_the_folder_is_a_log_that_every_command_reads(runs, folder):
@@ -96,6 +104,15 @@ def test_a_log_in_memory_is_backed_up_as_any_other(folder, tmp_path):
 
         with restored(folder, tmp_path / "again.db") as again:
             assert readings(again) == readings(runs)
+
+
+def test_tasks_wait_for_a_backup_as_for_anything_else(folder, tmp_path):
+    async def backed_up():
+        async with projections.aconnect(tmp_path / "agent.db", app=APP) as runs:
+            await runs.submit("deploy")
+            return await runs.backup(folder)
+
+    assert asyncio.run(backed_up()).position == 1
 
 
 def test_an_empty_log_has_a_backup_too(tmp_path, folder):
@@ -193,6 +210,33 @@ def test_a_copy_that_was_put_back_behind_what_was_proved_is_refused(runs, folder
     (folder / "log.db-witness").unlink()
     with pytest.raises(BackupRefused, match=r"log.db is not what backup.json tells of"):
         runs.backup(folder)
+
+
+def test_a_log_is_not_backed_up_over_itself(tmp_path):
+    with projections.connect(tmp_path / "log.db") as runs:
+        runs.submit("deploy")
+        runs.backup(tmp_path / "backup")
+
+        for folder in (tmp_path, tmp_path / "backup"):
+            with projections.connect(folder / "log.db") as log, pytest.raises(BackupRefused, match="the log itself"):
+                log.backup(folder)
+    assert not (tmp_path / "backup.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_its_name(runs, folder, tmp_path):
+    class Broken(OperatingSystem):
+        def put(self, path, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        def publish(self, source, target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with pytest.raises(BackupRefused, match=rf"No space left on device \({folder}/backup.json\); mend that"):
+        back_up(runs.store.log, folder, files=Broken())
+    runs.backup(folder)
+    with pytest.raises(RestoreRefused, match="No space left on device"):
+        restore(folder, tmp_path / "again.db", files=Broken())
+    assert not [*tmp_path.glob("*again.db*")]
 
 
 def test_a_folder_of_other_things_or_a_file_is_refused(runs, tmp_path):

@@ -7,7 +7,7 @@ refused, killed, or runs out of space costs none of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +83,12 @@ def back_up(
     """
     files = files or OperatingSystem()
     path = Path(folder)
-    with _held(files, path) as last:
+    with _told(path), _held(files, path) as last:
         if last is not None and last.log != log.id:
             raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
+        with suppress(OSError):
+            if (path / DATABASE).samefile(log.url):
+                raise BackupRefused(str(path), "it is the folder of the log itself; name another")
         before = _size(path)
         moment = moment_of(log)
         start = Cursor(0, genesis(log.id)) if everything or last is None else last.head
@@ -106,6 +109,17 @@ def back_up(
         bytes=grown,
         findings=findings,
     )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the system says, in words that name the folder."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        reason = f"{error.strerror or error}{where}; mend that and try again"
+        raise BackupRefused(str(folder), reason) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -73,18 +74,19 @@ def restore(
     """
     files = files or OperatingSystem()
     source, place = Path(folder), Path(target).absolute()  # the process may change its folder meanwhile
-    with ExitStack() as stack:
-        manifest = _manifest(files, source, stack)
-        _refuse_standing(source, Path(target))
-        try:
+    try:
+        with ExitStack() as stack:
+            manifest = _manifest(files, source, stack)
+            _refuse_standing(source, Path(target))
             written = stack.enter_context(making(place)) / place.name
-        except OSError as error:
-            raise RestoreRefused(str(source), f"{place} cannot be made ({error.strerror})") from error
-        head, copied, findings = _copied(source, manifest, written, progress, {**options, "files": files})
-        if finish is not None:
-            finish(written)
-        if (why := publish(files, written, place)) is not None:
-            raise RestoreRefused(str(source), f"{why}; try again")
+            head, copied, findings = _copied(source, manifest, written, progress, {**options, "files": files})
+            if finish is not None:
+                finish(written)
+            if (why := publish(files, written, place)) is not None:
+                raise RestoreRefused(str(source), f"{why}; try again")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RestoreRefused(str(source), f"{error.strerror or error}{where}; mend that and try again") from error
     return Restored(
         str(target),
         manifest.log,
@@ -100,7 +102,7 @@ def restore(
 def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:
     try:
         if files.read(folder / MANIFEST) is not None:
-            stack.enter_context(files.lock(folder / LOCK))
+            _hold(files, folder, stack)
         manifest = manifest_in(files, folder)
     except BlockingIOError as error:
         raise RestoreRefused(str(folder), "a backup or restore works in it; wait for its end") from error
@@ -109,6 +111,18 @@ def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:
     if manifest is None:
         raise RestoreRefused(str(folder), f"no backup into it ever ended: it has no {MANIFEST}; check the name")
     return manifest
+
+
+def _hold(files: Files, folder: Path, stack: ExitStack) -> None:
+    try:
+        stack.enter_context(files.lock(folder / LOCK))
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+
+
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Of a medium that is not to be written nobody makes a backup either, as far as we are concerned."""
 
 
 def _refuse_standing(folder: Path, place: Path) -> None:
