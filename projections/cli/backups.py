@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @store_command("dir")
-@click.option("--verify-all", is_flag=True, help="Read back and prove all that DIR holds, and heal its blobs.")
+@click.option("--verify-all", is_flag=True, help="Read back and prove all that DIR holds, and heal its files.")
 def backup(runs: Runs, dir: str, verify_all: bool, as_json: bool) -> None:  # noqa: A002, FBT001
     """Bring a backup folder up to the log as it is now.
 
