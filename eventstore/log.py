@@ -270,6 +270,15 @@ class Reading(Protocol):
     def standing(self, first: int, last: int) -> int:
         """How many of the entries from one position to another the log itself holds; the others left for a segment."""
 
+    def held(self, first: int, last: int) -> Sequence[int]:
+        """The positions, from one to another, whose entries the log itself holds."""
+
+    def free(self, positions: Sequence[int]) -> Sequence[int]:
+        """Those of these entries that may leave the log all together, the last ones first.
+
+        None that is its stream's last one, and none that a payload which stays is packed over, near or far.
+        """
+
     def releasable(self, *, after: int, until: int) -> Sequence[str]:
         """The streams of which the log itself holds entries, beside their last one, between these positions."""
 

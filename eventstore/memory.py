@@ -228,6 +228,15 @@ class MemoryTransaction:
         """See `log.Reading`."""
         return sum(position in self.root.entries for position in range(first, last + 1))
 
+    def held(self, first: int, last: int) -> Sequence[int]:
+        """See `log.Reading`."""
+        return [position for position in range(first, last + 1) if position in self.root.entries]
+
+    def free(self, positions: Sequence[int]) -> Sequence[int]:
+        """See `log.Reading`. Here no payload is packed."""
+        entries = (self.root.entries[position] for position in sorted(positions, reverse=True))
+        return [entry.position for entry in entries if entry.version < self.version(entry.stream)]
+
     def releasable(self, *, after: int, until: int) -> Sequence[str]:
         """See `log.Reading`."""
         here = (self.root.entries.get(position) for position in range(after + 1, until + 1))

@@ -12,6 +12,7 @@ from eventstore.errors import BackupRefused, RestoreRefused, WrongKey
 from eventstore.files import OperatingSystem
 from eventstore.memory import MemoryLog
 from eventstore.notes import LogRecorded
+from tests.archived import DAYS, GOING, everything, lived
 from tests.backing import (  # noqa: F401 - fixtures
     backup_folder,
     contents,
@@ -24,6 +25,7 @@ from tests.backing import (  # noqa: F401 - fixtures
 )
 from tests.blobbing import noise
 from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - a fixture
+from tests.world import World
 
 # --- blobs --------------------------------------------------------------------------------------------------------
 
@@ -38,6 +40,11 @@ def large(runs, seed=1):
     runs.store.append("pictures", LogRecorded("test", "large", payload=noise(seed)))
     runs.store.append("pictures", LogRecorded("test", "picture", ref=digest))
     return digest
+
+
+def some(moments, number=6):
+    """Some of them, from the first to the last."""
+    return moments[:: max(len(moments) // number, 1)]
 
 
 def file_of(path, digest):
@@ -168,6 +175,194 @@ def test_what_stands_among_the_blobs_and_is_none_is_not_copied(runs, folder, tmp
     assert len(blobs(folder / "log.db")) == 2
 
 
+# --- sealed days --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="filed")
+def log_of_some_days(tmp_path):
+    """A daemon's log of some days, its world, and how a backup of it is restored and opened."""
+    world = World(tmp_path)
+    runs = world.runs()
+    lived(world, runs)
+
+    def again(folder, name="again.db"):
+        projections.restore(folder, tmp_path / name)
+        world.path = tmp_path / name
+        return world.runs()
+
+    yield world, runs, again
+    world.close()
+
+
+def archived(log):
+    """What stands in the files, and which entries the database itself holds."""
+    with log.reading() as reading:
+        days = {segment.day: log.archive.files.read(log.archive.path(segment.file)) for segment in reading.segments()}
+        return days, list(reading.held(1, reading.head().position))
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
+def test_sealed_days_come_along_and_what_left_the_log_is_in_them_alone(filed, folder, compress):
+    _, runs, again = filed
+    until = runs.store.head().position
+    runs.archive(keep_days=0, compress=compress)
+    whole = everything(runs, until)
+
+    done = runs.backup(folder)
+
+    assert (done.segments, done.entries) == (3, runs.store.head().position)
+    with again(folder) as copy:
+        assert everything(copy, until) == whole
+        assert archived(copy.store.log) == archived(runs.store.log)
+        assert copy.verify().ok
+        assert copy.archive(keep_days=0).released == 0
+
+
+def test_what_leaves_the_log_between_two_backups_leaves_the_backup(filed, folder, tmp_path):
+    world, runs, again = filed
+    runs.backup(folder)
+    size = (folder / "log.db").stat().st_size
+    runs.archive(keep_days=2)
+    assert runs.backup(folder).segments == 3
+    runs.store.append("notes", LogRecorded("app", "line", "x", "z" * 90_000))
+    world.jumps(days=3)
+    runs.archive(keep_days=0)
+    until = runs.store.head().position
+    whole = everything(runs, until)
+
+    assert runs.backup(folder).segments == 1
+    runs.backup(tmp_path / "at once")
+
+    assert (folder / "log.db").stat().st_size < size + 90_000
+    for number, name in enumerate((folder, tmp_path / "at once")):
+        copy = again(name, f"{number}.db")
+        assert everything(copy, until) == whole
+        assert archived(copy.store.log) == archived(runs.store.log)
+        assert copy.verify().ok
+
+
+def test_what_is_released_while_a_backup_is_made_is_not_missed(filed, folder, monkeypatch):
+    _, runs, again = filed
+    monkeypatch.setattr("eventstore.backups.copying.PAGE", 20)
+    until = runs.store.head().position
+    whole = everything(runs, until)
+    done = []
+
+    def archive(_done, _total):
+        done.append(runs.archive(keep_days=0))
+
+    runs.backup(folder, progress=archive)
+    assert done[0].released > 20
+    assert everything(again(folder, "then.db"), until) == whole
+    runs.backup(folder)
+    assert everything(again(folder, "now.db"), until) == whole
+
+
+def test_days_that_were_put_back_are_backed_up_as_they_read(filed, folder):
+    _, runs, again = filed
+    until = runs.store.head().position
+    runs.archive(keep_days=0)
+    runs.backup(folder)
+    runs.restore_days()
+    whole = everything(runs, until)
+    runs.backup(folder)
+    runs.archive(keep_days=0)
+    runs.backup(folder, everything=True)
+
+    copy = again(folder)
+    assert everything(copy, until) == whole
+    assert copy.verify().ok
+
+
+def test_a_run_that_may_go_on_keeps_its_keys_through_backup_and_restore(filed, folder):
+    _, runs, again = filed
+    runs.archive(keep_days=0)
+    runs.backup(folder)
+    events = [item.event for item in runs.store.read(GOING, limit=2)]
+
+    copy = again(folder)
+    head = copy.store.head()
+    assert copy.store.append(GOING, *events, key="begun")[0].version == 1
+    assert copy.store.head() == head
+
+
+def test_a_day_whose_file_is_away_is_told_and_one_that_was_backed_up_is_not_needed(filed, folder):
+    world, runs, again = filed
+    runs.archive(keep_days=0)
+    away = runs.store.log.archive.path(f"{DAYS[1]}.jsonl")
+    kept = away.read_bytes()
+    away.unlink()
+    with pytest.raises(BackupRefused, match=f"the log itself does not prove.*{DAYS[1]}"):
+        runs.backup(folder)
+
+    away.write_bytes(kept)
+    runs.backup(folder)
+    away.unlink()
+    runs.store.append("notes", LogRecorded("app", "line"))
+    assert runs.backup(folder).entries == 1
+    assert again(folder).verify().ok
+    assert world
+
+
+@pytest.mark.parametrize("harm", ["gone", "edited"])
+def test_a_day_that_was_damaged_in_the_backup_is_not_restored_and_is_healed_when_everything_is_proved(
+    filed, folder, harm
+):
+    _, runs, again = filed
+    runs.archive(keep_days=0)
+    runs.backup(folder)
+    file = folder / "log.db-archive" / "logs" / f"{DAYS[1]}.jsonl"
+    good = file.read_bytes()
+    file.unlink() if harm == "gone" else file.write_bytes(good.replace(b"hello", b"hullo").replace(b"1", b"2", 1))
+
+    with pytest.raises(RestoreRefused, match=f"it does not prove: .*{DAYS[1]}"):
+        again(folder)
+    assert runs.backup(folder, everything=True).segments == 1
+
+    assert file.read_bytes() == good
+    assert again(folder).verify().ok
+
+
+def test_a_key_that_was_used_again_behind_the_last_entry_of_a_backup_asks_for_a_new_one(filed, folder, tmp_path):
+    world, runs, again = filed
+    for _ in range(10):  # as many as a stream of notes spares
+        runs.store.append("line", LogRecorded("app", "line"))
+    runs.store.append("line", LogRecorded("app", "line"), key="k")
+    runs.backup(folder)
+    runs.store.append("line", LogRecorded("app", "line"))
+    world.jumps(days=2)
+    runs.archive(keep_days=0)
+    runs.store.append("line", LogRecorded("app", "another"), key="k")
+    until = runs.store.head().position
+
+    with pytest.raises(BackupRefused, match=r"the key k of line names position .* back up into a new one"):
+        runs.backup(folder)
+    runs.backup(tmp_path / "new")
+    assert again(folder, "old.db").store.head().position < until
+    assert everything(again(tmp_path / "new"), until) == everything(runs, until)
+
+
+def test_whatever_a_kill_leaves_of_a_backup_of_days_is_gone_on_with(filed, folder, tmp_path, moments):
+    world, runs, again = filed
+    runs.backup(folder)
+    for number in range(30):
+        runs.store.append("notes", LogRecorded("app", "line", f"later {number}"), key=f"later-{number}")
+    world.jumps(days=2)
+    runs.archive(keep_days=0)
+    until = runs.store.head().position
+    whole = everything(runs, until)
+
+    kept = moments(folder, lambda files: back_up(runs.store.log, folder, files=files))
+
+    for number, moment in enumerate(some(kept, 12)):
+        restore(moment, tmp_path / f"{number}-short.db")
+    for number, moment in enumerate(some(kept, 4)):
+        runs.backup(moment)
+        copy = again(moment, f"{number}.db")
+        assert everything(copy, until) == whole
+        assert archived(copy.store.log) == archived(runs.store.log)
+
+
 # --- kills --------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +375,7 @@ def test_whatever_a_kill_leaves_of_the_set_is_gone_on_with_and_nothing_is_left_o
 
     kept = moments(folder, lambda files: back_up(runs.store.log, folder, files=files))
 
-    for number, moment in enumerate(kept):
+    for number, moment in enumerate(some(kept)):
         restore(moment, tmp_path / f"{number}.db")
         assert runs.backup(moment).ok
         assert blobs(moment / "log.db") == blobs(tmp_path / "agent.db")
@@ -196,8 +391,9 @@ def test_a_restore_that_was_killed_leaves_no_folder_that_stands_in_the_way(runs,
 
     kept = moments(place, lambda files: restore(folder, place / "agent.db", files=files))
 
-    assert any((moment / "agent.db-blobs").exists() and not (moment / "agent.db").exists() for moment in kept)
-    for moment in kept:
+    between = [m for m in kept if (m / "agent.db-blobs").exists() and not (m / "agent.db").exists()]
+    assert between
+    for moment in {*some(kept), *between}:
         if not (moment / "agent.db").exists():
             mark(moment)
             restore(folder, moment / "agent.db")
@@ -262,3 +458,20 @@ def test_the_backup_of_an_encrypted_log_is_encrypted_with_its_key(folder, tmp_pa
         with restored(folder, tmp_path / "again.db", key=KEY) as again:
             assert readings(again) == whole
             assert again.blobs.read(picture) == MARKER
+
+
+def test_after_a_change_of_the_key_a_backup_is_gone_on_with_when_it_has_the_new_one_too(folder, tmp_path):
+    pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
+    with projections.connect(tmp_path / "agent.db", app=APP, key=KEY) as runs:
+        work(runs, 1)
+        runs.backup(folder)
+        runs.rekey(bytes(32))
+        runs.store.append("notes", LogRecorded("app", "line"))
+        with unchanged(folder), pytest.raises(WrongKey, match=r"log\.db"):
+            runs.backup(folder)
+
+        with projections.connect(folder / "log.db", key=KEY) as copy:
+            copy.rekey(bytes(32))
+        assert runs.backup(folder).entries == 1
+        with restored(folder, tmp_path / "again.db", key=bytes(32)) as again:
+            assert readings(again) == readings(runs)

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from eventstore.backups.copying import Copied, Moment, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
+from eventstore.backups.copying import (
+    Copied,
+    Moment,
+    Progress,
+    Superseded,
+    Unproved,
+    copy,
+    found_of,
+    hash_at,
+    moment_of,
+    prove,
+)
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import open_copy
 from eventstore.errors import BackupRefused, LostTail
@@ -175,6 +186,8 @@ def _grown(
         except LostTail as error:
             reason = f"it held entries up to position {error.expected} and ends at {error.found}"
             raise BackupRefused(str(folder), f"{reason}; {_ELSEWHERE}") from error
+        except Superseded as error:
+            raise BackupRefused(str(folder), f"{error}; {_ELSEWHERE}") from error
         except Unproved as error:
             reason = f"the log itself does not prove: {error}; look at `runfold verify`"
             raise BackupRefused(str(folder), reason) from error

@@ -9,29 +9,36 @@ takes a blob that an entry mentions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from eventstore.blobs import Blobs
-from eventstore.errors import DamagedBlob, UnreadableEntry
+from eventstore.errors import DamagedBlob, DamagedSegment, SegmentMissing, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
 from eventstore.log import Cursor, Entry, Log
 
 if TYPE_CHECKING:
-    from eventstore.log import Writing
+    from eventstore.log import Segment, Writing
+    from eventstore.segments import Sealed
 
 Progress = Callable[[int, int], None]
 """`(entries done, entries in all)`."""
 _ALWAYS = 2**62
 """A time that is behind every file's."""
+_ROWS = 500
+"""Entries that leave in one transaction."""
 
 
 class Unproved(Exception):
     """An entry that does not follow from those before it; its text says which, and why."""
+
+
+class Superseded(Exception):
+    """An entry that can neither stay in a copy nor leave it; its text says which."""
 
 
 @frozen
@@ -39,7 +46,7 @@ class Moment:
     """A log as it was found: its last entry, and the days that were sealed."""
 
     head: Cursor
-    segments: tuple[object, ...]
+    segments: tuple[Segment, ...]
 
 
 @frozen
@@ -57,7 +64,10 @@ def moment_of(log: Log) -> Moment:
     """A log as it is now."""
     with log.reading() as reading:
         head = reading.head()
-    return Moment(Cursor(head.position, head.hash), ())
+        # In a copy that was killed a day may be sealed whose entries were still to come: what there is of it, comes
+        # along as entries.
+        segments = tuple(segment for segment in reading.segments() if segment.last <= head.position)
+    return Moment(Cursor(head.position, head.hash), segments)
 
 
 def hash_at(log: Log, position: int) -> bytes | None:
@@ -79,7 +89,7 @@ def proved(log: Log, after: Cursor, until: Cursor) -> Iterator[Sequence[Entry]]:
         try:
             with log.reading() as reading:
                 page = reading.read_all(after=here.position, limit=min(PAGE, until.position - here.position))
-        except UnreadableEntry as error:
+        except (UnreadableEntry, SegmentMissing, DamagedSegment) as error:
             raise Unproved(str(error)) from error
         for entry in page:
             if entry.position != here.position + 1:
@@ -116,20 +126,40 @@ def copy(source: Log, target: Log, moment: Moment, *, progress: Progress | None 
 
     Raises:
         Unproved: the source's entries do not follow from each other; what comes before stands in the copy.
+        Superseded: an entry of the copy is in the way of another that has its key.
     """
     blobs, damaged = _copy_blobs(source, target, heal=heal)
+    segments = _copy_segments(source, target, moment.segments, heal=heal)
+    _release(source, target, moment.segments)  # before other entries come under the same keys
     start = moment_of(target).head
+    sealed = moment.segments[-1].last if moment.segments else 0
     done = 0
     for page in proved(source, start, moment.head):
-        target.write(partial(_insert, page))
+        held = _held(source, page, sealed)
+        if held:
+            target.write(partial(_insert, held, sealed=bool(sealed)))
         done += len(page)
         if progress is not None:
             progress(done, moment.head.position - start.position)
-    return Copied(done, 0, blobs, damaged)
+    _release(source, target, moment.segments)
+    return Copied(done, segments, blobs, damaged)
 
 
-def _insert(entries: Sequence[Entry], writing: Writing) -> None:
+def _insert(entries: Sequence[Entry], writing: Writing, *, sealed: bool) -> None:
+    for entry in entries if sealed else ():  # a key may be used again when its entry has left the log
+        if entry.key is not None and (old := writing.keyed(entry.stream, entry.key)) is not None:
+            reason = f"the key {entry.key} of {entry.stream} names position {entry.position} by now, and {old.position}"
+            raise Superseded(f"{reason}, which is still the last one of its stream here, cannot leave before it")
     writing.insert(entries)
+
+
+def _held(source: Log, page: Sequence[Entry], sealed: int) -> Sequence[Entry]:
+    """Those of these entries that the source itself holds, and all behind the last segment that comes along."""
+    if page[0].position > sealed:
+        return page
+    with source.reading() as reading:
+        held = set(reading.held(page[0].position, page[-1].position))
+    return [entry for entry in page if entry.position in held or entry.position > sealed]
 
 
 # --- blobs --------------------------------------------------------------------------------------------------------
@@ -157,3 +187,67 @@ def found_of(copied: Copied, target: Log, *, everything: bool) -> tuple[str, ...
     told = {fault.digest for fault in faults}
     lost = (f"the blob {name} is damaged where it comes from" for name in copied.damaged if name not in told)
     return (*map(str, faults), *lost)
+
+
+# --- sealed days --------------------------------------------------------------------------------------------------
+
+
+def _copy_segments(source: Log, target: Log, segments: Iterable[Segment], *, heal: bool) -> int:
+    """Seal in the copy what is sealed in the source; how many days that were.
+
+    The lines of a segment are what its entries say, so the file is made of them, and needs no key but the copy's own.
+    """
+    with target.reading() as reading:
+        known = {segment.day: segment for segment in reading.segments()}
+    new = [segment for segment in segments if segment.day not in known]
+    spoilt = [
+        segment for segment in segments if heal and segment.day in known and _is_spoilt(target, known[segment.day])
+    ]
+    for segment in (*new, *spoilt):
+        with target.archive.held():
+            sealed = _written(source, target, segment)
+            if segment not in spoilt:
+                target.write(partial(_seal, sealed))
+    return len(new) + len(spoilt)
+
+
+def _written(source: Log, target: Log, segment: Segment) -> Sealed:
+    before, after = Cursor(segment.first - 1, segment.before), Cursor(segment.last, segment.after)
+    entries = (entry for page in proved(source, before, after) for entry in page)
+    sealed: Sealed = target.archive.write(segment.before, entries, compress=".zst" in segment.file)
+    if sealed.segment.digest != segment.digest:
+        raise Unproved(f"the day {segment.day} does not read as it was sealed")
+    target.archive.prove(sealed.segment, sealed.blocks)
+    return sealed
+
+
+def _seal(sealed: Sealed, writing: Writing) -> None:
+    writing.index(sealed.blocks, sealed.spans)
+    writing.seal(sealed.segment)
+
+
+def _is_spoilt(target: Log, segment: Segment) -> bool:
+    """Whether the file of a day is gone from the copy, or is not what was sealed."""
+    with target.reading() as reading:
+        blocks = reading.blocks(segment)
+    try:
+        target.archive.prove(segment, blocks)
+    except (SegmentMissing, DamagedSegment):
+        return True
+    return False
+
+
+def _release(source: Log, target: Log, segments: Iterable[Segment]) -> None:
+    """Let go in the copy of what stands in a segment there and left the source; how it is packed is the copy's own."""
+    for segment in segments:
+        with source.reading() as reading:
+            held = set(reading.held(segment.first, segment.last))
+        with target.reading() as reading:
+            going = [position for position in reading.held(segment.first, segment.last) if position not in held]
+            going = [*reading.free(going)] if going else []
+        for start in range(0, len(going), _ROWS):
+            target.write(partial(_let_go, going[start : start + _ROWS]))
+
+
+def _let_go(positions: Sequence[int], writing: Writing) -> None:
+    writing.release(positions)

@@ -7,7 +7,7 @@ last entry of each stream, and so the last of all, never leaves. So a log withou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventstore.log import Block, Entry, Segment, Span
@@ -183,13 +183,17 @@ class Archived:
             "WHERE stream = ? AND version > ? AND typeof(data) = 'blob'",
             (stream, version),
         )
-        needed: set[int] = set()
         # What comes later needs what was before it: so whoever takes the last ones first never takes a base too early.
+        return self._bases_of(stream, rows, version)
+
+    def _bases_of(self, stream: str, rows: Iterable[Any], until: int) -> set[int]:
+        """The versions up to one that these payloads are packed over; those behind it are among them themselves."""
+        needed: set[int] = set()
         wanted = [later - back for later, packed in rows if (back := back_of(packed))]
         while wanted:
             base = wanted.pop()
-            if base in needed or not 0 < base <= version:
-                continue  # those after it are looked at themselves
+            if base in needed or not 0 < base <= until:
+                continue
             needed.add(base)
             row = self._execute(
                 f"SELECT substr(data, 1, {_BEGINNING}) FROM events "  # noqa: S608
@@ -199,6 +203,31 @@ class Archived:
             if row is not None and (back := back_of(row[0])):
                 wanted.append(base - back)
         return needed
+
+    def held(self, first: int, last: int) -> list[int]:
+        """See `log.Reading`."""
+        rows = self._execute("SELECT position FROM events WHERE position BETWEEN ? AND ?", (first, last))
+        return [position for (position,) in rows]
+
+    def free(self, positions: Sequence[int]) -> list[int]:
+        """See `log.Reading`."""
+        wanted = f"[{','.join(map(str, positions))}]"
+        going: dict[str, dict[int, int]] = {}
+        sql = "SELECT stream, version, position FROM events WHERE position IN (SELECT value FROM json_each(?))"
+        for stream, version, position in self._execute(sql, (wanted,)):
+            going.setdefault(stream, {})[version] = position
+        free: list[int] = []
+        for stream, versions in going.items():
+            (last,) = self._execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()
+            versions.pop(last, None)
+            packed = self._execute(
+                f"SELECT version, substr(data, 1, {_BEGINNING}) FROM events "  # noqa: S608
+                "WHERE stream = ? AND typeof(data) = 'blob'",
+                (stream,),
+            )
+            needed = self._bases_of(stream, [row for row in packed if row[0] not in versions], last)
+            free += [position for version, position in versions.items() if version not in needed]
+        return sorted(free, reverse=True)
 
     def release(self, positions: Sequence[int]) -> None:
         """See `log.Writing`."""
@@ -273,6 +302,14 @@ class Segmented:
         sql = "SELECT count(*) FROM events WHERE position BETWEEN ? AND ?"
         found: int = self.execute(sql, (first, last)).fetchone()[0]
         return found
+
+    def held(self, first: int, last: int) -> Sequence[int]:
+        """See `log.Reading`."""
+        return self.archived.held(first, last)
+
+    def free(self, positions: Sequence[int]) -> Sequence[int]:
+        """See `log.Reading`."""
+        return self.archived.free(positions)
 
     def releasable(self, *, after: int, until: int) -> Sequence[str]:
         """See `log.Reading`."""
