@@ -4,7 +4,9 @@ No deadlines and no look at how long drawing takes (two cores are shared); the s
 """
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +14,11 @@ from hypothesis import HealthCheck, settings
 # project anew (a third of its start), and each worker of xdist all tests (7 s).
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A store syncs each append: 2 ms on a disk, nothing in memory, and what a power cut does is played by `tests/faults`.
+_MEMORY, _ENOUGH = Path("/dev/shm"), 2_000_000_000  # noqa: S108 - pytest makes a folder of its own in it
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True)

@@ -1,10 +1,12 @@
 """Running the command in tests: its surroundings, and the databases it looks at."""
 
 import contextlib
+import functools
 import json
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,10 +53,19 @@ def process(*words, **options):
     )  # fmt: skip
 
 
+@functools.cache
+def _imported_trace():
+    """What the import leaves: the same for all tests, so it is made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        runfold("import", Path(folder, "x.db"), TRACE)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
 @pytest.fixture(name="traced")
 def traced_database(tmp_path):
     """A database with the trace."""
-    runfold("import", tmp_path / "x.db", TRACE)
+    for name, data in _imported_trace().items():
+        (tmp_path / name).write_bytes(data)
     return tmp_path / "x.db"
 
 

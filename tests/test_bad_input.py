@@ -1,6 +1,7 @@
 """Bad input gets a clear answer, and changes nothing: each case of the table is run, and the page says what it got."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,20 @@ from tests.bad_input import ALL, BUSY_TIMEOUT, COMMANDS, HEAD, LINES, PAGE, Case
 GOT: dict[Case, tuple[str, str]] = {}
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What each case begins with, made once."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, prepared):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNFOLD_DB", raising=False)
     monkeypatch.setattr("projections.cli.opening.BUSY_TIMEOUT", BUSY_TIMEOUT)
-    prepare(Path())
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
 
 
 def log() -> bytes:

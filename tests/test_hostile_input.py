@@ -5,6 +5,7 @@
 import contextlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -24,15 +25,23 @@ LINE = LogRecorded("test", "line")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(name="path")
-def closed_database(tmp_path):
-    """A sound database that nobody has open."""
-    path = tmp_path / "agent.db"
-    with projections.connect(path) as runs:
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """The files of a sound database that nobody has open."""
+    folder = tmp_path_factory.mktemp("sound")
+    with projections.connect(folder / "agent.db") as runs:
         for number in range(3):
             runs.submit("deploy", run_id=f"run-{number}", input={"n": number})
         runs.store.append("notes", LINE, key="k")
-    return path
+    return list(folder.iterdir())
+
+
+@pytest.fixture(name="path")
+def closed_database(tmp_path, sound):
+    """A copy of such a database for each test, that it may spoil."""
+    for file in sound:
+        shutil.copy(file, tmp_path)
+    return tmp_path / "agent.db"
 
 
 def crafted(path, *statements, writable=False):

@@ -155,8 +155,7 @@ def test_each_gives_every_row_once_however_many(world, monkeypatch, number):
     runs = world.runs()
     stream = started(runs)
     stream.append(*(ToolCalled(f"c{place}", "t") for place in range(2)))
-    for place in range(number):
-        runs.store.append("run-1", ConfirmationRequested(f"q{place}", "t"), attempt=1)
+    stream.append(*(ConfirmationRequested(f"q{place}", "t") for place in range(number)))
 
     found = [row.call_id for row in runs.confirmations.each(order="-position")]
     assert found == [f"q{place}" for place in reversed(range(number))]
