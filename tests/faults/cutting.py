@@ -9,7 +9,8 @@ What is assumed of the disk and its file system:
   folder that was made is such a name: where it is gone, so is all that was put into it, synced or not.
 - A write may be torn at the edges of 512-byte sectors: a beginning of it, or any set of its sectors. Where it made
   the file longer, the length may be there without the bytes, and then holds zeros or noise.
-- A rename is atomic: the old state or the new, and never neither.
+- A rename is atomic: the old state or the new, and never neither. A folder's takes all in it along, whatever of that
+  is durable.
 - A sector is written whole or not at all, and writing to one harms no other: SQLite's "powersafe overwrite", which it
   assumes of all disks itself. A disk that says "synced" and lies is not covered: nothing can be promised on it.
 
@@ -18,17 +19,21 @@ each cut are the extreme ones. Equal states are told by their digest.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from random import Random
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from tests.faults.recording import Mark, Record
 from tests.faults.shim import Operation
 
 SECTOR = 512
 Files = dict[str, bytes]
+"""By path; an empty folder's ends with a slash."""
+Place = tuple[int, str]
+"""A name in a folder, which is an inode: so it stays the same name when the folder gets another one."""
+_ROOT = 0
 
 
 @frozen
@@ -40,17 +45,23 @@ class Change:
     inode: int | None
     offset: int = 0
     data: bytes = b""
-    name: str = ""
-    target: str = ""
+    place: Place = (0, "")
+    target: Place | None = None
     bound: int | None = None
+
+    @property
+    def folder(self) -> int:
+        """Of a change of names: the folder whose sync makes it durable."""
+        return (self.target or self.place)[0]
 
 
 @define
 class Inode:
-    """A file's bytes as synced, and what came since."""
+    """A file's bytes as synced, and what came since; a folder has none, and its names stand in `Disk.names`."""
 
     durable: bytearray = field(factory=bytearray)
     pending: list[Change] = field(factory=list)
+    folder: bool = False
 
 
 def _apply(content: bytearray, change: Change) -> None:
@@ -65,77 +76,78 @@ def _apply(content: bytearray, change: Change) -> None:
     content[change.offset : change.offset + len(change.data)] = change.data
 
 
-def _bind(names: dict[str, int], change: Change) -> None:
+def _bind(names: dict[Place, int], change: Change) -> None:
     if change.kind == "delete":
-        names.pop(change.name, None)
+        names.pop(change.place, None)
     elif change.bound is not None:
         if change.kind == "rename":
-            names.pop(change.name, None)
-        names[change.target or change.name] = change.bound
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _above(name: str) -> list[str]:
-    """The folders that a name stands in, within the whole."""
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+            names.pop(change.place, None)
+        names[change.target or change.place] = change.bound
 
 
 class Disk:
     """The files of one folder as a disk holds them: what is durable, and what is on its way."""
 
     def __init__(self, start: Files) -> None:
-        self.inodes: list[Inode] = []
-        self.names: dict[str, int] = {}
-        self.durable_names: dict[str, int] = {}
+        self.inodes: list[Inode] = [Inode(folder=True)]
+        self.names: dict[Place, int] = {}
+        self.durable_names: dict[Place, int] = {}
         self.renaming: list[Change] = []
-        self.durable_folders: set[str] = set()
         self._number = 0
-        for name, data in start.items():
-            self.names[name] = self._new(data)
-            self.durable_folders.update(_above(name))
+        for path, data in start.items():
+            *above, name = path.split("/")
+            for depth in range(len(above)):
+                place = self._place("/".join(above[: depth + 1]))
+                if place not in self.names:
+                    self.names[place] = self._new(folder=True)
+            if name:
+                self.names[self._place(path)] = self._new(data)
         self.durable_names = dict(self.names)
 
-    def _new(self, data: bytes = b"") -> int:
-        self.inodes.append(Inode(bytearray(data)))
+    def _new(self, data: bytes = b"", *, folder: bool = False) -> int:
+        self.inodes.append(Inode(bytearray(data), folder=folder))
         return len(self.inodes) - 1
+
+    def _place(self, path: str) -> Place:
+        *above, name = path.split("/")
+        folder = _ROOT
+        for part in above:
+            folder = self.names[folder, part]
+        return folder, name
 
     def take(self, step: Operation) -> None:
         """Carry one operation out, as far as a disk does that is not asked to sync."""
         self._number += 1
         number, kind, name = self._number, step.kind, step.path
         if kind in ("write", "truncate"):
-            inode = self.names[name]
+            inode = self.names[self._place(name)]
             self.inodes[inode].pending.append(Change(number, kind, inode, step.offset, step.data))
         elif kind == "sync":
-            inode = self.inodes[self.names[name]]
-            for change in inode.pending:
-                _apply(inode.durable, change)
-            inode.pending.clear()
+            found = self.inodes[self.names[self._place(name)]]
+            for change in found.pending:
+                _apply(found.durable, change)
+            found.pending.clear()
         elif kind == "dirsync":
+            folder = self.names[self._place(name)] if name else _ROOT
             for change in self.renaming:
-                if _folder(change.target or change.name) == name:
-                    self._settle(change)
-            self.renaming = [c for c in self.renaming if _folder(c.target or c.name) != name]
+                if change.folder == folder:
+                    _bind(self.durable_names, change)
+            self.renaming = [change for change in self.renaming if change.folder != folder]
         else:
             self._rename(number, kind, name, step.data.decode() if kind in ("rename", "link") else "")
 
-    def _settle(self, change: Change) -> None:
-        if change.kind == "mkdir":
-            self.durable_folders.add(change.name)
-        else:
-            _bind(self.durable_names, change)
-
     def _rename(self, number: int, kind: str, name: str, target: str) -> None:
-        if kind == "open" and name in self.names:
-            return
-        bound = None if kind == "mkdir" else self._new() if kind == "open" else self.names[name]
-        change = Change(number, kind, None, name=name, target=target, bound=bound)
-        if kind != "mkdir":
-            _bind(self.names, change)
+        place = self._place(name)
+        if kind in ("open", "mkdir"):
+            if place in self.names:
+                return
+            bound = self._new(folder=kind == "mkdir")
+        else:
+            bound = self.names[place]
+        change = Change(number, kind, None, place=place, bound=bound)
+        if target:
+            change = evolve(change, target=self._place(target))
+        _bind(self.names, change)
         self.renaming.append(change)
 
     def pending(self) -> list[Change]:
@@ -147,26 +159,35 @@ class Disk:
     def left(self, kept: list[Change]) -> Files:
         """The files of a disk on which just these changes arrived, each as it is given here."""
         names = dict(self.durable_names)
-        folders = {*self.durable_folders, *(change.name for change in kept if change.kind == "mkdir")}
         arrived: dict[int, list[Change]] = {}
         for change in kept:
-            if change.kind == "mkdir":
-                continue
             if change.inode is None:
                 _bind(names, change)
             else:
                 arrived.setdefault(change.inode, []).append(change)
-        files = {}
-        for name, inode in names.items():
-            if not folders.issuperset(_above(name)):
-                continue
-            content = self.inodes[inode].durable
-            if inode in arrived:
-                content = bytearray(content)
-                for change in arrived[inode]:
-                    _apply(content, change)
-            files[name] = bytes(content)
+        within: dict[int, list[tuple[str, int]]] = {}
+        for (folder, name), inode in names.items():
+            within.setdefault(folder, []).append((name, inode))
+        files: Files = {}
+        waiting = [("", _ROOT)]
+        while waiting:  # from the root: what stands in a folder that is gone is gone
+            above, folder = waiting.pop()
+            if above and folder not in within:
+                files[above] = b""
+            for name, inode in within.get(folder, ()):
+                if self.inodes[inode].folder:
+                    waiting.append((f"{above}{name}/", inode))
+                else:
+                    files[above + name] = self._content(inode, arrived.get(inode, ()))
         return files
+
+    def _content(self, inode: int, arrived: Iterable[Change]) -> bytes:
+        content = self.inodes[inode].durable
+        if arrived:
+            content = bytearray(content)
+            for change in arrived:
+                _apply(content, change)
+        return bytes(content)
 
 
 # --- choosing -----------------------------------------------------------------------------------------------------

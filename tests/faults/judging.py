@@ -82,7 +82,7 @@ def promises(record: Record) -> Iterator[Promise]:
     floor = must = record.base
     begun = frozenset([record.base])
     names: frozenset[str] = frozenset()
-    opened = bool(record.start) and not record.lossy
+    opened = "agent.db" in record.start and not record.lossy
     accepted = not record.lossy
     for step in (None, *record.steps):
         if isinstance(step, Mark):
@@ -116,12 +116,20 @@ def one_codec() -> Iterator[None]:
         eventstore.gate.Codec = honest
 
 
-def judge(folder: Path, files: Files, record: Record, promise: Promise, holds: Holds = holds_nothing_else) -> Verdict:
+def judge(
+    folder: Path,
+    files: Files,
+    record: Record,
+    promise: Promise,
+    holds: Holds = holds_nothing_else,
+    mend: Callable[[Path], None] = lambda _folder: None,
+) -> Verdict:
     """Open the disk and tell what is wrong with it."""
     verdict = Verdict()
     try:
         _fresh(folder, files)
         with one_codec():
+            mend(folder)
             try:
                 _judge(folder / "agent.db", files, record, promise, verdict, holds)
             except LostTail:

@@ -136,7 +136,7 @@ def campaign(
         if made.wrong:
             tally.count(Verdict(wrong=list(made.wrong)), Recipe(name, synchronous, seed, 0, 0, made.wrong))
         for state, promise in states(made, f"{seed}:{name}:{synchronous}", wanted):
-            verdict = judge(Path(folder, "judged"), state.files, made, promise, WORKLOADS[name].holds)
+            verdict = _judged(name, Path(folder), state, made, promise)
             recipe = Recipe(name, synchronous, seed, state.cut, state.sample, tuple(verdict.wrong))
             tally.count(verdict, recipe)
             if verdict.wrong and keep is not None:
@@ -144,6 +144,11 @@ def campaign(
             if enough(tally):
                 break
     return tally
+
+
+def _judged(name: str, folder: Path, state: cutting.State, made: Record, promise: Promise) -> Verdict:
+    workload = WORKLOADS[name]
+    return judge(folder / "judged", state.files, made, promise, workload.holds, workload.mend)
 
 
 def _save(keep: Path, recipe: Recipe, files: cutting.Files) -> None:
@@ -164,8 +169,7 @@ def replay(recipe: Recipe) -> Verdict:
         for cut, disk in cutting.disks(made, {recipe.cut}):
             state = cutting.state(disk, cut, recipe.sample, seed)
             if state is not None:
-                holds = WORKLOADS[recipe.workload].holds
-                return judge(Path(folder, "judged"), state.files, made, promise, holds)
+                return _judged(recipe.workload, Path(folder), state, made, promise)
     raise click.ClickException("this workload has no such cut any more")
 
 

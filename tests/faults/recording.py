@@ -25,6 +25,7 @@ import eventstore.files.disk
 import eventstore.sqlite.log
 import projections
 from eventstore.errors import Refused
+from eventstore.gate import microseconds_now
 from eventstore.integrity import chain, genesis
 from eventstore.log import Entry, Log
 from eventstore.sqlite import SQLiteLog
@@ -175,9 +176,13 @@ class RecordingOS:
         self._named("rename", source, os.fspath(target).encode())
         self._real["rename"](source, target, **options)
 
-    def unlink(self, path, **options):
-        self._named("delete", path)
-        self._real["unlink"](path, **options)
+    def unlink(self, path, *, dir_fd=None):
+        self._named("delete", _whole(path, dir_fd))
+        self._real["unlink"](path, dir_fd=dir_fd)
+
+    def rmdir(self, path, *, dir_fd=None):
+        self._named("delete", _whole(path, dir_fd))
+        self._real["rmdir"](path, dir_fd=dir_fd)
 
     def mkdir(self, path, mode=0o777, **options):
         self._real["mkdir"](path, mode, **options)
@@ -188,8 +193,13 @@ class RecordingOS:
             self._seen(Operation(kind, os.fspath(path), 0, data))
 
 
-NAMING = ("replace", "rename", "unlink", "mkdir")
-"""What changes names: `pathlib` goes through the real module for these."""
+NAMING = ("replace", "rename", "unlink", "rmdir", "mkdir")
+"""What changes names: `pathlib`, `shutil` and `tempfile` go through the real module for these."""
+
+
+def _whole(path, dir_fd):
+    """A path within an open folder, as `shutil.rmtree` names them."""
+    return path if dir_fd is None else Path(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
 
 
 @contextmanager
@@ -218,10 +228,10 @@ def booted(boot: str) -> Iterator[None]:
         eventstore.sqlite.log.boot_id = real
 
 
-def machine(boot: str, pid: int = 7) -> System:
+def machine(boot: str, pid: int = 7, clock: Callable[[], int] = microseconds_now) -> System:
     """A process of its own in this boot; it sees no other as alive."""
     me = Identity(boot, "namespace", pid, pid)
-    return System(identity=lambda: me, start_of={pid: pid}.get)
+    return System(identity=lambda: me, start_of={pid: pid}.get, microseconds=clock)
 
 
 # --- a session ----------------------------------------------------------------------------------------------------
@@ -259,6 +269,8 @@ class Session:
         self.folder = folder
         self.path = folder / "agent.db"
         self.synchronous = synchronous
+        self.clock = microseconds_now
+        """Of the stores that are opened from here on."""
         self.steps: list[Operation | Mark] = []
         self.local = threading.local()
         self.writes = count(1)
@@ -282,7 +294,7 @@ class Session:
         log = OurLog(self.path, **{"synchronous": self.synchronous, **options})
         if checkpoint_every is not None:
             log._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
-        runs = projections.connect(log, system=machine(BOOT, pid))
+        runs = projections.connect(log, system=machine(BOOT, pid, self.clock))
         self._open.append(runs)
         self.mark("opened")
         return runs
@@ -361,15 +373,24 @@ class Session:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file but SQLite's shared memory, which no cut leaves in use."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith("-shm"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    """Every file but SQLite's shared memory, which no cut leaves in use; an empty folder's name ends with a slash."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and not name.endswith("-shm"):
+            files[name] = path.read_bytes()
+        elif path.is_dir() and not any(path.iterdir()):
+            files[f"{name}/"] = b""
+    return files
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """Make a folder hold these files."""
     for name, data in files.items():
         path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
@@ -402,7 +423,7 @@ def record(perform: Callable[[Session], None], folder: Path, synchronous: str) -
     base, lossy = 0, False
     if start:
         with TemporaryDirectory(dir=folder.parent) as copy:
-            write_files(Path(copy), start)
+            write_files(Path(copy), start)  # without a database one is made here, and ends at 0
             log = SQLiteLog(Path(copy, "agent.db"), accept_loss=True)
             base, lossy = len(read_log(log)), log.loss is not None
             log.close()

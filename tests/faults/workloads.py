@@ -3,26 +3,21 @@
 A workload gets a `Session`, opens stores through it, and makes every call that acknowledges something through
 `session.did`. `start` makes the disk that it begins with, all of it durable.
 
-To take in another part of Runfold (archive, blobs, backup), write one more function and add it to `WORKLOADS`. What
-must hold beside the log it says with `session.promise(name)`, and its `holds` looks at the opened store. Where the part
-asks its disk for something new, `RecordingOS` refuses it until it is taught.
+To take in another part of Runfold, write one more function and add it to `WORKLOADS`; those of archive, blobs and
+backup stand in `kept`. What must hold beside the log it says with `session.promise(name)`, and its `holds` looks at the
+opened store. Where the part asks its disk for something new, `RecordingOS` refuses it until it is taught.
 """
 
 import hashlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
-from attrs import frozen
-
 import projections
 from eventstore.errors import EventStoreError, LostTail
-from eventstore.notes import LogRecorded
 from eventstore.workflow import (
     CheckpointSaved,
     MessageRecorded,
@@ -33,29 +28,10 @@ from eventstore.workflow import (
 )
 from eventstore.workflow import Error as RunError
 from projections.cli import main
-from tests.faults.judging import Holds, holds_nothing_else
-from tests.faults.payloads import grown, noise
+from tests.faults.kept import KEPT
+from tests.faults.payloads import grown
 from tests.faults.recording import Session, booted, machine
-
-EARLIER_BOOT = "boot-before-all"
-_LEASE = timedelta(hours=12)
-
-
-@frozen
-class Workload:
-    """A program to cut, and the disk that it begins with."""
-
-    name: str
-    perform: Callable[[Session], None]
-    start: Callable[[Path], None] = lambda _folder: None
-    synchronous: tuple[str, ...] = ("FULL", "NORMAL")
-    share: float = 1.0
-    """Of the disks that each gets; less where they are large."""
-    holds: Holds = holds_nothing_else
-
-
-def _note(number: int, size: int = 0) -> LogRecorded:
-    return LogRecorded(source="workload", kind="note", ref=str(number), payload=noise(number, size))
+from tests.faults.workload import EARLIER_BOOT, LEASE, Workload, note, some_runs
 
 
 def creation(session: Session) -> None:
@@ -63,7 +39,7 @@ def creation(session: Session) -> None:
     session.connect()
     session.close()
     runs = session.connect()
-    session.did(runs.store.append, "notes", _note(1))
+    session.did(runs.store.append, "notes", note(1))
     session.close()
 
 
@@ -71,18 +47,18 @@ def appends(session: Session) -> None:
     """Single events, batches, keys, large payloads."""
     runs = session.connect()
     for number in range(6):
-        session.did(runs.store.append, f"notes-{number % 2}", _note(number), key=f"k{number}")
-    session.did(runs.store.append, "notes-0", *(_note(number) for number in range(10, 30)))
-    session.did(runs.store.append, "notes-1", _note(30, 40_000))
-    session.did(runs.store.append, "notes-1", _note(31, 40_000), _note(32, 9_000), _note(33))
-    session.did(runs.store.append, "notes-0", _note(0), key="k0")
+        session.did(runs.store.append, f"notes-{number % 2}", note(number), key=f"k{number}")
+    session.did(runs.store.append, "notes-0", *(note(number) for number in range(10, 30)))
+    session.did(runs.store.append, "notes-1", note(30, 40_000))
+    session.did(runs.store.append, "notes-1", note(31, 40_000), note(32, 9_000), note(33))
+    session.did(runs.store.append, "notes-0", note(0), key="k0")
     session.close()
 
 
 def lives(session: Session) -> None:
     """Runs that are submitted, claimed, worked on, asked about, parked, ended: every table changes."""
     runs = session.connect()
-    worker = session.did(runs.worker, "w", lease=_LEASE)
+    worker = session.did(runs.worker, "w", lease=LEASE)
     for number in range(3):
         session.did(runs.submit, "deploy", input={"n": number}, run_id=f"run-{number}", key=f"submit-{number}")
     first = session.did(worker.claim)
@@ -110,7 +86,7 @@ def lives(session: Session) -> None:
 def saves(session: Session) -> None:
     """States that grow, saved over one another: by one handle, by two in turns, several at once, by one that is new."""
     runs = session.connect()
-    worker = session.did(runs.worker, "w", lease=_LEASE)
+    worker = session.did(runs.worker, "w", lease=LEASE)
     for number in range(2):
         session.did(runs.submit, "deploy", run_id=f"run-{number}")
     attempts = [session.did(worker.claim) for _ in range(2)]
@@ -133,10 +109,10 @@ def saves(session: Session) -> None:
 def _checkpointing(session: Session, *, every: int | None, appends: int, size: int) -> None:
     runs = session.connect(checkpoint_every=every)
     for number in range(appends):
-        session.did(runs.store.append, f"notes-{number % 3}", _note(number, size), key=f"k{number}")
+        session.did(runs.store.append, f"notes-{number % 3}", note(number, size), key=f"k{number}")
     session.close()
     runs = session.connect(checkpoint_every=every)
-    session.did(runs.store.append, "notes-0", _note(-1))
+    session.did(runs.store.append, "notes-0", note(-1))
     session.close()
 
 
@@ -150,29 +126,13 @@ def small_checkpoints(session: Session) -> None:
     _checkpointing(session, every=20, appends=40, size=3_000)
 
 
-def _some_runs(path: Path) -> None:
-    with booted(EARLIER_BOOT), projections.connect(path / "agent.db", system=machine(EARLIER_BOOT, 5)) as runs:
-        worker = runs.worker("before", lease=_LEASE)
-        for number in range(6):
-            runs.submit("deploy", input=number, run_id=f"run-{number}")
-        for number in range(4):
-            attempt = worker.claim()
-            attempt.append(UsageRecorded("m", number, 1, 0.5), CheckpointSaved(step=1, state=number))
-            if number == 0:
-                attempt.append(RunCompleted())
-        runs.interrupt("run-1", by="operator")
-        # No goodbye: its rows stay, as those of a process do that lost its power.
-        worker._closed.set()
-        worker._renewer.join()
-
-
 def rebuild(session: Session) -> None:
     """All tables are made anew, while others append, and swapped in."""
     runs = session.connect()
 
     def meanwhile(position: int, _head: int) -> None:
         if position and runs.store.head().position < 40:
-            session.did(runs.store.append, "notes", _note(position), _note(position + 1))
+            session.did(runs.store.append, "notes", note(position), note(position + 1))
             session.did(runs.submit, "deploy", run_id=f"beside-{position}")
 
     session.did(runs.rebuild, progress=meanwhile)
@@ -184,12 +144,12 @@ def rebuild(session: Session) -> None:
 def recovery(session: Session) -> None:
     """A worker finds what a dead one left: ends some, takes up others, asks who is alive, goes on."""
     runs = session.connect()
-    worker = session.did(runs.worker, "w", lease=_LEASE)
+    worker = session.did(runs.worker, "w", lease=LEASE)
     session.did(worker.recover, max_crashes=3)
     attempt = session.did(worker.claim)
     session.did(attempt.append, UsageRecorded("m", 1, 1, 0.5))
     second = session.connect(pid=9)
-    other = session.did(second.worker, "v", lease=_LEASE)  # in a container of its own: it sees no other process
+    other = session.did(second.worker, "v", lease=LEASE)  # in a container of its own: it sees no other process
     session.did(other.recover, max_crashes=3)
     taken = session.did(other.claim)
     while taken.run_id != attempt.run_id:
@@ -208,13 +168,13 @@ def two_handles(session: Session) -> None:
     one = session.connect(checkpoint_every=15)
     two = session.connect(checkpoint_every=40, pid=9)
     for number in range(8):
-        session.did(one.store.append, "notes", _note(number, 500))
+        session.did(one.store.append, "notes", note(number, 500))
         session.did(two.submit, "deploy", run_id=f"run-{number}")
         if number == 3:
             with two.store.reading() as reading:
                 reading.head()
-                session.did(one.store.append, "notes", _note(100, 30_000))
-                session.did(one.store.append, "notes", _note(101, 30_000))
+                session.did(one.store.append, "notes", note(100, 30_000))
+                session.did(one.store.append, "notes", note(101, 30_000))
         if number == 5:
             two.close()
             two = session.connect(checkpoint_every=10, pid=9)
@@ -227,7 +187,7 @@ def two_threads(session: Session) -> None:
 
     def work(name: str) -> None:
         for number in range(8):
-            session.did(runs.store.append, name, _note(number, 200), _note(number))
+            session.did(runs.store.append, name, note(number, 200), note(number))
 
     threads = [threading.Thread(target=work, args=(f"notes-{number}",)) for number in range(2)]
     for thread in threads:
@@ -243,7 +203,7 @@ def shared_commits(session: Session) -> None:
 
     def work(name: str) -> None:
         for number in range(4):
-            session.did(runs.store.append, name, _note(number, 200), _note(number))
+            session.did(runs.store.append, name, note(number, 200), note(number))
             with suppress(EventStoreError):
                 session.did(runs.store.append, name, RunCompleted())
 
@@ -258,10 +218,10 @@ def shared_commits(session: Session) -> None:
 def _cut_before(folder: Path) -> None:
     """A disk on which the power went once already: a WAL with a torn end, presence rows of the dead."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        _some_runs(Path(place))
+        some_runs(Path(place))
         with booted(EARLIER_BOOT), projections.connect(Path(place, "agent.db")) as runs:
             for number in range(5):
-                runs.store.append("notes", _note(number, 500))
+                runs.store.append("notes", note(number, 500))
             for file in Path(place).iterdir():
                 if not file.name.endswith("-shm"):
                     shutil.copy(file, folder)
@@ -272,8 +232,8 @@ def _cut_before(folder: Path) -> None:
 def after_a_cut(session: Session) -> None:
     """A store that a cut left with a WAL to recover goes on, and is cut again."""
     runs = session.connect(checkpoint_every=25)
-    session.did(runs.store.append, "notes", _note(10, 500), _note(11))
-    worker = session.did(runs.worker, "w", lease=_LEASE)
+    session.did(runs.store.append, "notes", note(10, 500), note(11))
+    worker = session.did(runs.worker, "w", lease=LEASE)
     session.did(worker.recover)
     for number in range(3):
         attempt = session.did(worker.claim)
@@ -292,7 +252,7 @@ def _tail_lost(folder: Path) -> None:
                 if number == 7:
                     for file in ("agent.db", "agent.db-wal"):
                         shutil.copy(place / file, folder)
-                runs.store.append("notes", _note(number))
+                runs.store.append("notes", note(number))
         shutil.copy(place / "agent.db-witness", folder)
 
 
@@ -300,10 +260,10 @@ def loss_accepted(session: Session) -> None:
     """Acknowledged entries are gone, somebody goes on all the same, and the log grows past where the witness stood."""
     runs = session.connect(checkpoint_every=25, accept_loss=True)
     for number in range(8):
-        session.did(runs.store.append, "notes", _note(20 + number))
+        session.did(runs.store.append, "notes", note(20 + number))
     session.close()
     runs = session.connect()
-    session.did(runs.store.append, "notes", _note(30))
+    session.did(runs.store.append, "notes", note(30))
     session.close()
 
 
@@ -317,7 +277,7 @@ def loss_refused(session: Session) -> None:
         session.promise(f"kept {wal}")
     runs = session.connect(checkpoint_every=15, accept_loss="alice")
     for number in range(6):
-        session.did(runs.store.append, "notes", _note(20 + number, 1_000))
+        session.did(runs.store.append, "notes", note(20 + number, 1_000))
     session.close()
 
 
@@ -352,17 +312,17 @@ def mixed_syncing(session: Session) -> None:
     quick = session.connect(checkpoint_every=12, synchronous="NORMAL", pid=9)
     for number in range(10):
         for _ in range(number % 3):
-            session.did(quick.store.append, "quick", _note(number, 700), _note(number))
+            session.did(quick.store.append, "quick", note(number, 700), note(number))
         session.did(syncing.submit, "deploy", run_id=f"run-{number}")
         if number == 4:
             with quick.store.reading() as reading:
                 reading.head()
-                session.did(syncing.store.append, "notes", _note(100, 20_000))
+                session.did(syncing.store.append, "notes", note(100, 20_000))
         if number == 6:
             quick.close()
             quick = session.connect(checkpoint_every=8, synchronous="NORMAL", pid=9)
     for number in range(5):
-        session.did(quick.store.append, "quick", _note(number, 2_000))
+        session.did(quick.store.append, "quick", note(number, 2_000))
     session.close()
 
 
@@ -375,8 +335,8 @@ WORKLOADS = {
         Workload("states saved over one another", saves),
         Workload("checkpoints of the WAL", checkpoints, share=0.3),
         Workload("small checkpoints", small_checkpoints),
-        Workload("rebuild's swap", rebuild, _some_runs),
-        Workload("recovery by a worker", recovery, _some_runs),
+        Workload("rebuild's swap", rebuild, some_runs),
+        Workload("recovery by a worker", recovery, some_runs),
         Workload("after an earlier cut", after_a_cut, _cut_before),
         Workload("a loss that was accepted", loss_accepted, _tail_lost),
         Workload("a loss that was refused", loss_refused, _tail_lost, holds=_keeps_the_wal),
@@ -385,5 +345,6 @@ WORKLOADS = {
         Workload("one handle syncs and one does not", mixed_syncing, synchronous=("NORMAL",)),
         Workload("two threads", two_threads),
         Workload("shared commits", shared_commits),
+        *KEPT,
     )
 }
