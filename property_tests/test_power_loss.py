@@ -6,6 +6,7 @@ what was not synced stands at the top of `tests/faults/cutting.py`.
 
 import json
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 
@@ -19,34 +20,42 @@ from eventstore.errors import LostTail
 from eventstore.files import OperatingSystem
 from eventstore.integrity import Witness
 from eventstore.notes import LogRecorded
+from eventstore.sqlite import SQLiteLog
 from tests.faults.cutting import EXTREMES, Disk, disks, state
+from tests.faults.kept import KEPT
 from tests.faults.mutants import syncs_nothing
 from tests.faults.power import campaign, power, promises, recorded, states
-from tests.faults.recording import booted, files_in, write_files
+from tests.faults.recording import booted, files_in, read_log, shim, write_files
 from tests.faults.run import main
-from tests.faults.shim import Operation
+from tests.faults.shim import SQLITE_OK, Operation
 from tests.faults.workloads import WORKLOADS, Workload
 
 STATES = 25
+OF_KEPT = 12
+"""Of those whose judge archives, collects or restores."""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps the file system of SQLite on Linux")
 NOTE = LogRecorded("test", "note")
 
 
 @pytest.mark.parametrize("workload", [name for name, workload in WORKLOADS.items() if "FULL" in workload.synchronous])
 def test_a_cut_anywhere_costs_nothing_that_was_acknowledged(workload):
-    tally = campaign(workload, "FULL", seed=0, wanted=STATES)
+    wanted = OF_KEPT if WORKLOADS[workload] in KEPT else STATES
+
+    tally = campaign(workload, "FULL", seed=0, wanted=wanted)
 
     assert tally.failures == []
     assert tally.largest_loss == 0
-    assert tally.states == STATES
+    assert tally.states == wanted
 
 
 @pytest.mark.parametrize("workload", [name for name, workload in WORKLOADS.items() if "NORMAL" in workload.synchronous])
 def test_with_less_syncing_a_cut_leaves_a_clean_beginning_and_the_witness_tells_what_is_gone(workload):
-    tally = campaign(workload, "NORMAL", seed=0, wanted=STATES)
+    wanted = OF_KEPT if WORKLOADS[workload] in KEPT else STATES
+
+    tally = campaign(workload, "NORMAL", seed=0, wanted=wanted)
 
     assert tally.failures == []
-    assert tally.states == STATES
+    assert tally.states == wanted
 
 
 def test_less_syncing_does_lose_a_tail_and_that_is_told():
@@ -125,6 +134,28 @@ def test_an_accepted_loss_is_on_the_disk_before_anybody_goes_on(tmp_path):
     assert Witness.decode(kept).position == 8  # the event that tells of the loss, and not 10, the entry that is gone
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_whose_switch_to_a_wal_or_from_it_was_cut_is_opened_and_holds_everything(tmp_path, read_only):
+    """A cut amid the end of a backup, or the beginning of the next one, leaves SQLite's journal beside the copy."""
+    cut, journals = tmp_path / "cut", []
+
+    def keep(operation):
+        if operation.kind == "delete" and operation.path.endswith("-journal") and journals:
+            shutil.copytree(tmp_path, journals.pop())
+        return SQLITE_OK
+
+    with shim().installed(keep):
+        log = SQLiteLog(tmp_path / "log.db")
+        projections.connect(log).store.append("notes", NOTE)
+        entries = read_log(log)
+        journals.append(cut)
+        log.rest()
+    found = SQLiteLog(cut / "log.db", read_only=read_only)
+
+    assert read_log(found) == entries
+    found.close()
+
+
 # --- the cutter -----------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +209,20 @@ def test_a_folder_that_was_not_synced_into_the_one_above_it_may_be_gone_with_all
 
     assert {files.get("a/b") for files in left(disk(*within))} == {None, b"one"}
     assert {files.get("a/b") for files in left(disk(*within, ("dirsync", "")))} == {b"one"}
+
+
+def test_a_folder_that_gets_another_name_takes_along_what_was_synced_in_it():
+    named = (("mkdir", "a"), ("open", "a/b", 1), ("write", "a/b", 0, b"one"), ("sync", "a/b"), ("dirsync", "a"))
+    moved = (*named, ("dirsync", ""), ("rename", "a", 0, b"c"))
+
+    assert {tuple(files) for files in left(disk(*moved))} == {("a/b",), ("c/b",)}
+    assert {tuple(files) for files in left(disk(*moved, ("dirsync", "")))} == {("c/b",)}
+
+
+def test_a_folder_that_was_taken_away_may_come_back_with_what_it_held():
+    made = disk(("delete", "a/b"), ("delete", "a"), start={"a/b": b"one"})
+
+    assert {tuple(files) for files in left(made)} == {("a/b",), ("a/",), ()}
 
 
 def test_a_name_that_was_not_synced_may_be_absent_though_the_file_was():

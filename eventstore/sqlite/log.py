@@ -52,7 +52,7 @@ from eventstore.sqlite.driver import (
 )
 from eventstore.sqlite.examining import Facts, examine, facts, vacuumed
 from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
-from eventstore.sqlite.opening import find, keep_wal, prepare
+from eventstore.sqlite.opening import find, keep_wal, prepare, roll_back
 from eventstore.sqlite.schema import identity_of, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.unlocking import Key
@@ -136,9 +136,9 @@ class SQLiteLog:
         self._unsettled = False
         self._settling: Connection | None = None
         find(self._path, self.url, self._files, create=create and not read_only, read_only=read_only)
+        self._access = (unlocking.access_to if read_only else unlocking.begun)(self._path, self.url, key, busy_timeout)
+        roll_back(self._path, lambda: self._open("rw"))
         young = not self._path.stat().st_size
-        access_to = unlocking.access_to if read_only else unlocking.begun
-        self._access = access_to(self._path, self.url, key, busy_timeout)
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._look_for_loss(accept_loss=accept_loss, young=young)
         self._connection = self._open()

@@ -12,6 +12,7 @@ from eventstore.sqlite.driver import explained, failures, is_locked
 from eventstore.sqlite.schema import MIGRATIONS, migrate, schema_version
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from eventstore.files import Files
@@ -79,6 +80,17 @@ def switch_to_wal(connection: Connection, timeout: float) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def roll_back(path: Path, connect: Callable[[], Connection]) -> None:
+    """Finish what a power cut came into while the file was switched to WAL mode, or from it.
+
+    Only then is there a rollback journal, with nothing of the log in it. SQLite takes back what it tells of for whoever
+    may write, and refuses to read the file to all others. Where nobody may write, that refusal is the caller's.
+    """
+    if path.with_name(f"{path.name}-journal").exists():
+        with suppress(CannotOpen):
+            connect().close()
 
 
 def keep_wal(path: Path, files: Files, position: int) -> str | None:

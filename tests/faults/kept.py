@@ -214,10 +214,9 @@ def _days_hold(runs: projections.Runs, names: frozenset[str], *, compress: bool 
     ended = [*map(_facts, runs.segments()), _hot(runs) if alike else []]
     if _ENDED.setdefault(before[-1].hash if before else b"", ended) != ended:
         wrong.append(("corrupt", "archiving it again ends in another state than it did from another cut"))
-    segments = {segment.file for segment in runs.segments()}
-    for name in {file.name for file in (Path(f"{runs.store.log.url}-archive") / "logs").iterdir()} - segments:
-        wrong.append(("corrupt", f"{name} is left over for ever"))
-    return wrong
+    files = {file.name for file in (Path(f"{runs.store.log.url}-archive") / "logs").iterdir()}
+    left = files - {segment.file for segment in runs.segments()}
+    return wrong + [("corrupt", f"{name} is left over for ever") for name in sorted(left)]
 
 
 _ENDED: dict[bytes, list[object]] = {}
@@ -273,7 +272,7 @@ def _kept(session: Session, write, data: bytes) -> None:
 
 
 def _before_collecting(folder: Path) -> None:
-    """Archived days, one of which mentions a blob; blobs that nobody mentions; what killed writers and collectors left."""
+    """Archived days, one of which mentions a blob; others that nobody mentions; what killed processes left."""
     _archived(folder)
     with projections.connect(folder / "agent.db") as runs:
         runs.store.append("notes", _large(50))
@@ -425,6 +424,13 @@ KEPT = (
     Workload("blobs", blobs, share=0.5, holds=_blobs_hold),
     Workload("blobs collected", collecting, _before_collecting, share=0.5, holds=_blobs_hold),
     Workload("backups", backup, old_days, synchronous=_WITHOUT_NORMAL, share=0.4, holds=_backup_holds),
-    Workload("a backup restored", restored, _backed_up, synchronous=_WITHOUT_NORMAL, share=0.5, holds=_nothing_left,
-             mend=_restored_again),
+    Workload(
+        "a backup restored",
+        restored,
+        _backed_up,
+        synchronous=_WITHOUT_NORMAL,
+        share=0.5,
+        holds=_nothing_left,
+        mend=_restored_again,
+    ),
 )

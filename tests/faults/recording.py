@@ -199,7 +199,7 @@ NAMING = ("replace", "rename", "unlink", "rmdir", "mkdir")
 
 def _whole(path, dir_fd):
     """A path within an open folder, as `shutil.rmtree` names them."""
-    return path if dir_fd is None else Path(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+    return path if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink() / path
 
 
 @contextmanager

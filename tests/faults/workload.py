@@ -52,5 +52,3 @@ def some_runs(path: Path) -> None:
         # No goodbye: its rows stay, as those of a process do that lost its power.
         worker._closed.set()
         worker._renewer.join()
-
-
