@@ -52,6 +52,8 @@ def page() -> str:
             if command is None:
                 raise SystemExit(f"no command {name}")
             parts.append(described(name, command))
+            if isinstance(command, click.Group):
+                parts += [described(f"{name} {word}", part) for word, part in command.commands.items()]
     return "".join(parts)
 
 
@@ -67,7 +69,8 @@ def described(name: str, command: click.Command) -> str:
             rows.append(f"| `{record[0]}` | {option.help}{default} |\n")
     text = "\n\n".join(paragraphs)
     usage = " ".join(["runfold", name, *command.collect_usage_pieces(context)])
-    return f"\n### {name}\n\n    {usage}\n\n{text}\n\n| option | |\n|---|---|\n{''.join(rows)}"
+    table = f"\n| option | |\n|---|---|\n{''.join(rows)}" if rows else ""
+    return f"\n### {name}\n\n    {usage}\n\n{text}\n{table}"
 
 
 if __name__ == "__main__":

@@ -200,7 +200,8 @@ class Glance:
         return Glance(*zip(*kept, strict=True))
 
 
-class Need(NamedTuple):
+@frozen(order=True)
+class Need:
     """An entry whose payload is a blob."""
 
     position: int

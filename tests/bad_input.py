@@ -107,6 +107,9 @@ COMMANDS = [
     Case("the database as a file to import", "runfold import runs.db runs.db"),
     Case("a folder as a file to import", "runfold import runs.db ."),
     Case("the database as a file to export to", "runfold export runs.db -o runs.db"),
+    Case("a digest that leads out of the folder", "runfold blobs get runs.db ../../escape"),
+    Case("a blob that is not there", f"runfold blobs get runs.db {'ab' * 32}"),
+    Case("an age that is none", "runfold blobs gc runs.db --min-age yesterday"),
 ]
 
 CALLS = [

@@ -19,24 +19,33 @@ from eventstore import LogRecorded
 from projections.cli import SECTIONS, main
 from tests.commanding import ROOT, asked, live_database, plain_surroundings, process, runfold, traced_database  # noqa: F401 - fixtures
 
-COMMANDS = [name for names in SECTIONS.values() for name in names]
+
+def every_command():
+    """By its words, also those of a group, and not the group itself."""
+    context = click.Context(main)
+    for name in (name for names in SECTIONS.values() for name in names):
+        command = main.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {word}", part) for word, part in command.commands.items())
+        else:
+            yield name, command
+
+
+COMMANDS = dict(every_command())
 
 
 # --- the command as a whole ---------------------------------------------------------------------------------------
 
 
 def every_option():
-    context = click.Context(main)
-    for name in COMMANDS:
-        for parameter in main.get_command(context, name).params:
+    for name, command in COMMANDS.items():
+        for parameter in command.params:
             if isinstance(parameter, click.Option):
                 yield name, parameter
 
 
 def test_every_command_and_every_option_says_what_it_is_for():
-    context = click.Context(main)
-
-    assert all(main.get_command(context, name).help for name in COMMANDS)
+    assert all(command.help for command in COMMANDS.values())
     assert [(name, option.name) for name, option in every_option() if not option.help] == []
 
 

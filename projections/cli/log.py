@@ -218,11 +218,11 @@ def export(
         return
     if same_file(str(target), runs.store.log.url):
         raise click.UsageError(f"{target} is the database itself; choose another name")
-    number = _written(Path(str(target)), lines)
+    number = written(Path(str(target)), lines)
     output.note(f"{target}: {output.count(number, 'event')}")
 
 
-def _written(target: Path, lines: Iterator[bytes]) -> int:
+def written(target: Path, lines: Iterator[bytes]) -> int:
     """Write beside the target first, so that a full disk or Ctrl-C leaves an old file as it was."""
     if not target.parent.is_dir():
         raise click.ClickException(f"there is no folder {target.parent}; make it first")
