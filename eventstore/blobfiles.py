@@ -75,6 +75,10 @@ class BlobFiles:
         """
         if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
             raise InvalidArgument("digest", digest, "is no SHA-256 in 64 hex digits, in lower case")
+        return self.named(digest)
+
+    def named(self, digest: str) -> str:
+        """The same of what is known to be one, or to have the shape of one: a log may hold millions."""
         return digest if self.cipher is None else self.cipher.name(digest)
 
     # --- writing ------------------------------------------------------------------------------------------------

@@ -164,7 +164,8 @@ class Blobs:
         bad: dict[str, str] = {}
         sound: dict[str, int] = {}
         for item in files.each():
-            if not item.name:
+            # Of two files of a name the one that stands comes first, and is the one that is read.
+            if not item.name or item.name in sound or item.name in bad:
                 continue
             try:
                 found = files.name(files.digest_of(item))
@@ -205,7 +206,7 @@ class Blobs:
         for entry in _walked(self._log, 0, None):
             kind, text = (entry.type, _text(entry)) if isinstance(entry, Entry) else (entry.type, entry.reason)
             for digest in set(mentioned(text)):
-                if (name := self._files.name(digest)) in wanted:
+                if (name := self._files.named(digest)) in wanted:
                     found.setdefault(name, []).append(Need(entry.position, entry.stream, kind, digest))
         return found
 
@@ -301,7 +302,7 @@ class _Collection:
                 self._keep(digest)
 
     def _keep(self, digest: str) -> None:
-        name = self._files.name(digest)
+        name = self._files.named(digest)
         if name in self._by_name:
             self._kept[name] = self._by_name[name]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
-from eventstore.blobfiles import BlobFiles
+from eventstore.blobfiles import PUT_BACK, BlobFiles
 from eventstore.commits import Deferred
 from eventstore.errors import DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
 from eventstore.files import MemoryFiles
@@ -175,9 +175,8 @@ class MemoryTransaction:
         try:
             return entry._replace(data=self._blobs.read(blob[1]).decode())
         except (MissingBlob, DamagedBlob) as error:
-            raise UnreadableEntry(
-                entry.position, entry.stream, entry.type, str(error), "or restore a backup"
-            ) from error
+            reason = f"it needs the blob {error.digest}, which {error.fact}"
+            raise UnreadableEntry(entry.position, entry.stream, entry.type, reason, PUT_BACK) from error
 
     def weights(self, *, after: int, limit: int) -> Sequence[Weight]:
         """See `log.Reading`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from eventstore.errors import (
@@ -25,6 +27,7 @@ from eventstore.integrity import chain, genesis
 from eventstore.limits import MAX_BATCH
 from eventstore.log import Cursor
 from eventstore.notes import LogRecorded, MetaSet
+from eventstore.packing import BLOB_FROM
 from eventstore.testing.scaffold import (
     COUNT,
     PATIENCE,
@@ -303,6 +306,20 @@ class StoreContract(Scaffold):
         assert [recorded.event.amount for recorded in self.store.read("s")] == list(range(1203))
         assert [recorded.position for recorded in self.store.read_all(after=600)] == list(range(601, 1204))
         assert [recorded.version for recorded in self.store.read("s", after=499, limit=502)] == [*range(500, 1002)]
+
+    def test_a_large_payload_stands_in_a_blob_and_comes_back_whole_through_every_door(self) -> None:
+        # Noise, so that no backend can pack it into less.
+        large = b64encode(b"".join(sha256(b"%d" % number).digest() for number in range(BLOB_FROM // 16))).decode()
+        self.store.append("n", MetaSet("small", 1), MetaSet("large", large), MetaSet("other", 2))
+        for again in (False, True):
+            store = self.again() if again else self.store
+            with store.reading() as view:
+                (need,) = view.needs()
+                assert (need.position, need.stream, need.type) == (2, "n", "MetaSet")
+                assert list(view.needs(after=2)) == []
+                pages = (view.read("n", after=1, limit=1), view.read_all(after=1, limit=1), view.at([2]))
+                assert all(large in page[0].data for page in pages)
+                assert store.log.blobs.read(need.digest) == pages[0][0].data.encode()
 
     def test_a_limit_is_kept_and_none_is_given_for_zero(self) -> None:
         self.store.append("s", Counted(), Counted(), Counted())

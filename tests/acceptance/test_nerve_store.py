@@ -1,6 +1,6 @@
 """What nerve-store does for its users: a log of generic entries, workflow runs, messages in rounds, and named values.
 
-Archive, blobs and segments are not here yet.
+Archive and segments are not here yet.
 """
 
 import pytest
