@@ -52,7 +52,6 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "rebuild": ("projections.cli.tables", "Make the tables anew from the log, or check them."),
         "verify": ("projections.cli.tables", "Prove storage, sealed days, chain, machines and tables."),
         "archive": ("projections.cli.archives", "Move old days out of the database into files."),
-        "verify": ("projections.cli.tables", "Prove storage, chain, machines and tables."),
         "blobs": ("projections.cli.blobs", "Keep, give, check and collect the bytes beside the log."),
         "backup": ("projections.cli.backups", "Bring a backup folder up to the log as it is now."),
         "restore": ("projections.cli.backups", "Make a database of a backup, or put sealed days back."),
