@@ -2,12 +2,15 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import eventstore
+from eventstore.sqlite import sqlite3
+from projections import Runs
 from projections.cli.demo import demo
 from projections.cli.demo.supervisor import Supervisor
 from projections.cli.demo.traces import load, samples, write
@@ -30,6 +33,9 @@ def test_killed_again_and_again_nothing_is_lost_or_done_twice_and_nobody_is_stuc
     assert outcome.kills == 8
     assert outcome.lines - outcome.kills * 4 <= outcome.acknowledged <= outcome.lines  # four runs at a time
     assert all(run.phase == "completed" for run in outcome.runs)
+    assert outcome.backed_up == outcome.entries
+    assert 0 < outcome.archived < outcome.entries  # the last entry of each stream stays
+    assert outcome.put_back == outcome.archived
 
 
 def test_an_append_acknowledged_before_its_commit_is_found(tmp_path):
@@ -48,6 +54,25 @@ def test_a_projection_that_skips_an_event_is_found(tmp_path):
     outcome = performed(tmp_path, 1, kills=2, worker="skips_an_event.py")
 
     assert any("usage[sample-1]" in wrong and "should be 'there'" in wrong for wrong in outcome.wrong)
+
+
+@pytest.mark.parametrize("step", ["archive", "restore_days"])
+def test_an_entry_that_archiving_or_putting_back_changes_is_found(tmp_path, monkeypatch, step):
+    does = getattr(Runs, step)
+
+    def changes(runs, **options):
+        done = does(runs, **options)
+        with closing(sqlite3.connect(runs.store.log.url)) as database:
+            database.execute("DROP TRIGGER events_keep")
+            database.execute("UPDATE events SET data = json_set(data, '$.planted', 1) WHERE typeof(data) = 'text'")
+            database.commit()
+        return done
+
+    monkeypatch.setattr(Runs, step, changes)
+
+    outcome = performed(tmp_path, 1, kills=0, runs=1)
+
+    assert any("reads otherwise" in wrong for wrong in outcome.wrong)
 
 
 def test_the_command_performs_sample_runs_and_exits_0():

@@ -35,9 +35,11 @@ def demo(traces: tuple[Path, ...], kills: int, seed: int | None, database: Path 
 
     TRACES are recorded runs, JSON Lines of {"stream", "type", "data"}; without them, sample runs are performed. A
     worker process performs them and acknowledges each line once it is durable. It is killed with SIGKILL, started
-    again, recovers, and goes on, until every run has ended. Then all tables are rebuilt from the log and checked.
+    again, recovers, and goes on, until every run has ended. Then all tables are rebuilt from the log and checked. Last,
+    the log is backed up and restored from its backup; there it is archived, verified, and put back.
 
-    Exits 1 if an acknowledged line is missing, a line stands twice, a run is stuck, or a table differs.
+    Exits 1 if an acknowledged line is missing, a line stands twice, a run is stuck, a table differs, or the log reads
+    otherwise after any of these.
     """
     chosen = random.SystemRandom().randrange(10**6) if seed is None else seed
     try:
@@ -99,6 +101,9 @@ def _print(outcome: Outcome, runs: int) -> None:
         (f"{outcome.zombies_refused:,}", "writes of an attempt that was over, refused"),
         (f"{outcome.answered:,}", "questions asked, and answered by the supervisor"),
         (f"{outcome.rows:,}", f"table rows rebuilt from {outcome.entries:,} entries, and equal"),
+        (f"{outcome.backed_up:,}", "entries backed up, restored elsewhere, verified, and equal"),
+        (f"{outcome.archived:,}", "of these archived there, read from the archive, and equal"),
+        (f"{outcome.put_back:,}", "put back from the archive, verified, and equal"),
     )
     if outcome.ok:
         for number, fact in facts:

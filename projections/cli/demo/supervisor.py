@@ -3,7 +3,7 @@
 It also answers the worker's questions, as a person would. After each death everything acknowledged must stand in the
 log, at once and not only at the end: a line that was acknowledged too early would otherwise be written by the next
 life and never be missed. When every run has ended, the log must hold each line of each trace once and in order, and
-every table must be the fold of it.
+every table must be the fold of it. Last, it must outlive what operators do with it (see `keeping`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import projections
 from eventstore.errors import EventStoreError
 from eventstore.workflow import RUN, ConfirmationResolved, Phase, RunPaused, RunResumed, RunStarted
 from projections.cli.demo import traces as trace_files
+from projections.cli.demo.keeping import keep
 from projections.cli.demo.traces import Trace, key_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class Outcome:
     zombies_refused: int = 0
     entries: int = 0
     rows: int = 0
+    backed_up: int = 0
+    archived: int = 0
+    put_back: int = 0
     seconds: float = 0.0
     runs: list[RunLine] = field(factory=list)
     wrong: list[str] = field(factory=list)
@@ -113,7 +117,7 @@ class Supervisor:
         self.outcome = Outcome(seed, sum(len(trace.events) for trace in performed))
 
     def run(self) -> Outcome:
-        """Perform everything, with the kills; then rebuild, check, and report."""
+        """Perform everything, with the kills; then rebuild, check, back up, archive, and report."""
         began = time.monotonic()
         path = self._database.with_name(self._database.name + ".traces.jsonl")
         with projections.connect(self._database) as runs:
@@ -130,7 +134,10 @@ class Supervisor:
     # --- one life of the worker ---------------------------------------------------------------------------------
 
     def _live(self, runs: Runs, path: Path) -> bool:
-        """Start the worker and let it live until it ends or is killed; whether it ended by itself."""
+        """Start the worker and let it live until it ends or is killed; whether all is done, and all kills spent.
+
+        Where a life ended before its kill came, another finds nothing to do, and is killed while it starts.
+        """
         self.outcome.lives += 1
         process = subprocess.Popen(  # noqa: S603 - our own worker
             [*self._worker, str(self._database), str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -146,7 +153,7 @@ class Supervisor:
         self._prove(runs)
         if not killed and process.returncode != 0:
             self.outcome.wrong.append(f"the worker failed: {errors.decode(errors='replace').strip()[-600:]}")
-        return not killed
+        return not killed and self.outcome.kills >= self._kills
 
     def _watch(self, runs: Runs, process: subprocess.Popen[bytes]) -> bool:
         """Listen, answer, and kill when the time has come; whether it was killed."""
@@ -237,6 +244,9 @@ class Supervisor:
                 outcome.rows = report.rows
                 outcome.wrong += [str(difference) for difference in report.listed]
                 outcome.wrong += [*report.troubles, *(str(skipped) for skipped in report.listed_skipped)]
+            kept = keep(runs)
+            outcome.backed_up, outcome.archived, outcome.put_back = kept.backed_up, kept.archived, kept.put_back
+            outcome.wrong += kept.wrong
         except EventStoreError as error:
             outcome.wrong.append(str(error))
 
