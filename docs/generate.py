@@ -27,10 +27,10 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import backups, errors, exchange, integrity, limits, log, metrics, notes, workflow
+from eventstore import backups, blobs, errors, exchange, integrity, limits, log, metrics, notes, workflow
 from eventstore.packing import forms
 from eventstore.watching import Instrument
-from projections import connecting, readings, sessions, tables
+from projections import connecting, filesets, readings, sessions, tables
 from projections import metrics as measured
 from projections import notes as noted
 from projections.leases import WORKERS
@@ -42,12 +42,19 @@ HERE = Path(__file__).parent / "reference"
 ROOT = HERE.parent.parent
 NOTICE = "<!-- Written by docs/generate.py from the code; change the code and run it again. -->"
 CONTRACTS = (log.Reading, log.Writing, log.Log, log.Entry, log.Head, tables.Tables)
-NOUNS = {"sessions": sessions.Sessions, "logs": noted.Logs, "meta": noted.Meta}
+NOUNS = {
+    "sessions": sessions.Sessions,
+    "logs": noted.Logs,
+    "meta": noted.Meta,
+    "blobs": blobs.Blobs,
+    "files": filesets.FileSets,
+}
 """What hangs on `Runs` under a name of its own."""
 GIVEN = (
     *(readings.Message, readings.Round, readings.ToolCall),
     *(sessions.History, readings.HistoryMessage, sessions.Ancestor),
     noted.LogEntry,
+    *(blobs.Checked, blobs.BlobFault, blobs.Collected, log.Need, filesets.FileSet, filesets.SavedFile),
     *(backups.Backup, backups.Restored, connecting.Restoration),
 )
 """What `Runs` and its nouns give."""
