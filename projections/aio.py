@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from eventstore.codec import Recorded
     from eventstore.payloads import Json
+    from projections.retention import Retention
 
 __all__ = ["AsyncAttempt", "AsyncRuns", "AsyncWorker", "Committed"]
 
@@ -110,9 +111,11 @@ class AsyncRuns:
     backup = _awaited(Runs.backup)
     rekey = _awaited(Runs.rekey)
 
-    async def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> AsyncWorker:
+    async def worker(
+        self, name: str, *, lease: timedelta = timedelta(seconds=30), retention: Retention | None = None
+    ) -> AsyncWorker:
         """A worker of this process; see `Runs.worker`."""
-        return AsyncWorker(await self._loop.run(self.runs.worker, name, lease=lease), self._loop)
+        return AsyncWorker(await self._loop.run(self.runs.worker, name, lease=lease, retention=retention), self._loop)
 
     async def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> AsyncIterator[Delta]:
         """Hear what attempts `publish` in this process, of one run or of all, until the store is closed."""

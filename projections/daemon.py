@@ -21,6 +21,7 @@ from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
 from projections.metrics import settled
+from projections.retention import Keeper
 from projections.recovery import Recovery, overdue, runnable, settle, take
 from projections.tables import Range
 from projections.workflow_runs import RunRow
@@ -28,6 +29,7 @@ from projections.workflow_runs import RunRow
 if TYPE_CHECKING:
     from projections.confirmations import ConfirmationRow
     from projections.leases import Presence
+    from projections.retention import Retention, Round
     from projections.steps import Steps
     from projections.streaming import Channel
     from projections.system import System
@@ -57,6 +59,7 @@ class Worker:
         system: System,
         channel: Channel,
         steps: Steps,
+        retention: Retention | None = None,
     ) -> None:
         if not (isinstance(lease, timedelta) and timedelta(0) < lease <= timedelta(days=1)):
             raise InvalidArgument("lease", str(lease), "must be a timedelta, more than nothing and at most a day")
@@ -81,6 +84,13 @@ class Worker:
         presence.enter(self.id, self._term)
         self._renewer = threading.Thread(target=self._renew, name=f"lease of {self.id}", daemon=True)
         self._renewer.start()
+        self._keeper: Keeper | None = None
+        if retention is not None:
+            self._keeper = Keeper(store, retention, system, self._ending)
+            self._keeping = threading.Thread(
+                target=self._keeper.run, args=(self._closed,), name=f"retention of {self.id}", daemon=True
+            )
+            self._keeping.start()
 
     def __repr__(self) -> str:
         return f"<worker {self.id}>"
@@ -105,6 +115,14 @@ class Worker:
         """Attempts that were handed out and have not been left."""
         return self._active
 
+    @property
+    def retained(self) -> Round | None:
+        """What the retention that this worker was given did last; None before that."""
+        return None if self._keeper is None else self._keeper.last
+
+    def _ending(self) -> bool:
+        return self._stopping or self._closed.is_set()
+
     def close(self) -> None:
         """Stop, and take the worker's row away: what it still holds is anybody's. The second time it does nothing."""
         self._stopping = True
@@ -112,6 +130,8 @@ class Worker:
             return
         self._closed.set()
         self._renewer.join()
+        if self._keeper is not None:
+            self._keeping.join()
         with suppress(StoreClosed):
             self._presence.leave(self.id)
 

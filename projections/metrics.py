@@ -27,6 +27,12 @@ RECOVERED = Instrument(
     "runfold.runs.recovered", "counter", "{run}",
     "Runs of dead workers, or interrupted ones that nobody held, by what became of them.", "runfold.outcome",
 )  # fmt: skip
+ROUNDS = Instrument(
+    "runfold.retention.rounds", "counter", "{round}", "Rounds of a worker's retention, by how they ended.",
+    "runfold.outcome",
+)  # fmt: skip
+RELEASED = Instrument("runfold.retention.entries", "counter", "{entry}", "Entries that a retention let leave the log.")
+COUNTERS = (RECOVERED, ROUNDS, RELEASED)
 ACTIVE = Instrument("runfold.runs.active", "gauge", "{run}", "Runs that have not ended, by phase.", "runfold.run.phase")
 OPEN = Instrument("runfold.questions.open", "gauge", "{question}", "Questions that wait for a person.")
 LAG = Instrument(

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from projections.leases import Presence
     from projections.projection import Projection
     from projections.projector import Projector, Standing
+    from projections.retention import Retention
     from projections.system import System
     from projections.workflow_runs import RunRow
 
@@ -230,12 +231,15 @@ class Runs(Submitting, Keeping):
         """
         return configure(self._stream(run_id), changes, by=by, key=key)
 
-    def worker(self, name: str, *, lease: timedelta = timedelta(seconds=30)) -> Worker:
+    def worker(
+        self, name: str, *, lease: timedelta = timedelta(seconds=30), retention: Retention | None = None
+    ) -> Worker:
         """A worker of this process, seen to be alive from here on.
 
         Args:
             name: for people; each worker has an id of its own beside it.
             lease: how long a beat counts for those who cannot see this process.
+            retention: what is archived and collected once a day while it runs, by one of the workers that are given it.
         """
         return Worker(
             name,
@@ -247,6 +251,7 @@ class Runs(Submitting, Keeping):
             system=self._system,
             channel=self._channel,
             steps=self._steps,
+            retention=retention,
         )
 
     def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> Listener:

@@ -18,7 +18,7 @@ from eventstore import RUN, LogRecorded
 from eventstore.errors import Fenced, IllegalTransition, InvalidArgument, InvalidPayload, VersionConflict
 from eventstore.metrics import INSTRUMENTS
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunStarted
-from projections.metrics import GAUGES, RECOVERED
+from projections.metrics import COUNTERS, GAUGES, RECOVERED
 from tests.world import World
 
 
@@ -329,7 +329,7 @@ def test_no_attribute_is_of_many_values(measured, runs):
                 attempt.append(MessageRecorded("user", "hi"), RunCompleted())
     points = measured.points()
 
-    known = {"db.namespace"} | {item.attribute for item in (*INSTRUMENTS, RECOVERED, *GAUGES)}
+    known = {"db.namespace"} | {item.attribute for item in (*INSTRUMENTS, *COUNTERS, *GAUGES)}
     assert {name for point in points.values() for name in point.attributes} <= known
     assert not [value for point in points.values() for value in point.attributes.values() if value.startswith("run-")]
 
@@ -337,7 +337,7 @@ def test_no_attribute_is_of_many_values(measured, runs):
 def test_units_and_buckets_are_those_of_the_tables(measured, runs):
     runs.submit("deploy")
     told = {metric.name: (metric.unit, metric.description) for metric in measured.metrics()}
-    defined = {item.name: (item.unit, item.description) for item in (*INSTRUMENTS, RECOVERED, *GAUGES)}
+    defined = {item.name: (item.unit, item.description) for item in (*INSTRUMENTS, *COUNTERS, *GAUGES)}
 
     assert told.items() <= defined.items()
     assert measured.points()["runfold.append.duration",].explicit_bounds[:2] == (0.0001, 0.00025)
