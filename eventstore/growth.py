@@ -7,7 +7,7 @@ aside before is then missing from their sums, which is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ class Weights:
     entries_a_day: float
     bytes_a_day: float
     """On average over the days that were asked for, or since the first entry; days without entries count."""
+    old: Share
+    """Of what was recorded before a day, named here: what archiving would let go, about."""
     exact: bool
     """Whether every stream and type was kept all along; else their sums are at least what is told."""
 
@@ -58,6 +60,9 @@ def weigh(
     today: datetime,
     largest: int = 10,
     days: int = 30,
+    keep_days: int = 30,
+    held: Container[str] = (),
+    staying: Container[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """Weigh the entries that stand in the log.
@@ -67,11 +72,16 @@ def weigh(
         today: a moment of the last day that counts.
         largest: how many streams are named.
         days: how many days are named and make the average.
+        keep_days: what is recorded before so many days before today is old.
+        held: streams whose entries are not counted as old, such as runs that may go on.
+        staying: types of entries that are not, such as the last one of each run, which stays in the log.
         progress: told of positions, and of all there are.
     """
     streams, types, by_day = _Sums(), _Sums(), dict[int, tuple[int, int]]()
     first: int | None = None
     entries = size = position = 0
+    last = (today.astimezone(UTC).date() - _EPOCH).days
+    old = old_bytes = 0
     with log.reading() as reading:
         head = reading.head().position
     while position < head:
@@ -85,12 +95,13 @@ def weigh(
             entries += weight.entries
             size += weight.bytes
             first = weight.day if first is None else min(first, weight.day)
+            if weight.day < last - keep_days and weight.stream not in held and weight.type not in staying:
+                old, old_bytes = old + weight.entries, old_bytes + weight.bytes
         for day in sorted(by_day)[:-days]:  # recorded times never go back, so these are complete
             del by_day[day]
         position = min(position + PAGE, head)
         if progress is not None:
             progress(position, head)
-    last = (today.astimezone(UTC).date() - _EPOCH).days
     span = min(days, last - (last if first is None else first) + 1)
     lately = [sums for day, sums in by_day.items() if last - days < day <= last]
     return Weights(
@@ -101,6 +112,7 @@ def weigh(
         tuple(Share(_iso(day), *by_day[day]) for day in sorted(by_day)),
         sum(number for number, _ in lately) / max(span, 1),
         sum(taken for _, taken in lately) / max(span, 1),
+        Share(_iso(last - keep_days), old, old_bytes),
         exact=streams.exact and types.exact,
     )
 

@@ -7,6 +7,7 @@ from projections.delegation import Child
 from projections.projection import Projection
 from projections.rebuilding import Report
 from projections.recovery import Recovery
+from projections.retention import Retention
 from projections.runs import Runs
 from projections.system import System
 from projections.tables import Range
@@ -21,6 +22,7 @@ __all__ = [
     "Range",
     "Recovery",
     "Report",
+    "Retention",
     "Runs",
     "System",
     "View",

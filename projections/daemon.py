@@ -21,8 +21,8 @@ from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
 from projections.metrics import settled
-from projections.retention import Keeper
 from projections.recovery import Recovery, overdue, runnable, settle, take
+from projections.retention import Keeper
 from projections.tables import Range
 from projections.workflow_runs import RunRow
 

@@ -104,9 +104,7 @@ class Keeper:
         stopping: whether to end as soon as possible.
     """
 
-    def __init__(
-        self, store: EventStore, retention: Retention, system: System, stopping: Callable[[], bool]
-    ) -> None:
+    def __init__(self, store: EventStore, retention: Retention, system: System, stopping: Callable[[], bool]) -> None:
         self.last: Round | None = None
         """What was done last, by this one."""
         self._store = store
@@ -143,7 +141,7 @@ class Keeper:
             raise
         except (ArchiveBusy, BlockingIOError):
             return None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails here must cost no run anything
             _LOG.exception("the retention of %s failed; trying again in an hour", self._store.log.url)
             self._not_before = self._system.monotonic() + _AGAIN
             done = Round(day, "failed", error=f"{type(error).__name__}: {error}")

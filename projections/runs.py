@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from eventstore.archiving import KEEP_DAYS
 from eventstore.errors import InvalidArgument, QuestionUnknown, Refused, RunNotFound
 from eventstore.limits import check_name
 from eventstore.workflow import (
@@ -424,9 +425,17 @@ class Runs(Submitting, Keeping):
         dead = self._presence.dead({row.worker for row in started})
         return [row for row in started if row.worker in dead]
 
-    def growth(self, *, largest: int = 10, days: int = 30, progress: Progress | None = None) -> Growth:
-        """What takes how much, by stream, type and day, and what to do next; see `growth.growth`."""
-        return growth(self.store.log, now=self._system.now(), largest=largest, days=days, progress=progress)
+    def growth(
+        self, *, largest: int = 10, days: int = 30, keep_days: int = KEEP_DAYS, progress: Progress | None = None
+    ) -> Growth:
+        """What takes how much, by stream, type and day, what archiving would free, and what to do next.
+
+        It costs a scan; see `growth.growth`.
+        """
+        phases = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
+        active = {row.run_id for row in self.workflow_runs.each(phase=phases, order="position")}
+        options = {"largest": largest, "days": days, "keep_days": keep_days}
+        return growth(self.store, now=self._system.now(), active=active, progress=progress, **options)
 
     # --- tables -------------------------------------------------------------------------------------------------
 

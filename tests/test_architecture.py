@@ -38,8 +38,8 @@ def test_the_faces_hold_these_names_and_no_more():
         "Refused", "Stream", "Upcaster", "connect",
     ]  # fmt: skip
     assert sorted(projections.__all__) == [
-        "Answer", "App", "Attempt", "Child", "Projection", "Range", "Recovery", "Report", "Runs", "System", "View",
-        "Worker", "aconnect", "connect", "restore", "stop_on_sigterm",
+        "Answer", "App", "Attempt", "Child", "Projection", "Range", "Recovery", "Report", "Retention", "Runs", "System",
+        "View", "Worker", "aconnect", "connect", "restore", "stop_on_sigterm",
     ]  # fmt: skip
     for face in (eventstore, projections):
         assert all(hasattr(face, name) for name in face.__all__)

@@ -15,9 +15,10 @@ from eventstore.log import ENTRY_BYTES, Weight
 from eventstore.memory import MemoryLog
 from eventstore.payloads import to_microseconds
 from eventstore.sqlite import SQLiteLog
-from projections.growth import Storage, advice
+from projections.growth import Growth, Storage
+from tests.archived import lived
 from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - a fixture
-from tests.world import Refusal
+from tests.world import Refusal, World
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -130,10 +131,12 @@ def test_an_empty_log_has_no_growth(store):
     found = weigh(store.log, today=START)
 
     assert (found.entries, found.bytes, found.streams, found.bytes_a_day) == (0, 0, (), 0)
-    assert advice("memory:", found, None) == ["Nothing was written lately, so the log does not grow."]
+    assert Growth("memory:", 30, found, None).advice == ("Nothing was written lately, so the log does not grow.",)
 
 
-@pytest.mark.parametrize("asked_for", [{"largest": 0}, {"days": 10_001}, {"days": "5"}, {"largest": True}])
+@pytest.mark.parametrize(
+    "asked_for", [{"largest": 0}, {"days": 10_001}, {"days": "5"}, {"largest": True}, {"keep_days": -1}]
+)
 def test_numbers_that_cannot_be_are_refused(asked_for):
     with projections.connect("memory:") as runs, Refusal(runs, InvalidArgument, match=next(iter(asked_for))):
         runs.growth(**asked_for)
@@ -157,7 +160,7 @@ def large_weights(store, clock):
 
 
 def test_a_stream_that_has_most_of_the_log_is_named_with_the_command_to_look_at_it(weights):
-    said = advice("my agent.db", weights, None)
+    said = Growth("my agent.db", 30, weights, None).advice
 
     assert said[0].startswith("One stream has 76%")
     assert "`runfold events 'my agent.db' --stream 'a b' --limit 20`" in said[0]
@@ -165,10 +168,39 @@ def test_a_stream_that_has_most_of_the_log_is_named_with_the_command_to_look_at_
 
 
 def test_a_large_wal_is_told_with_what_to_do(weights):
-    storage = Storage(database=10**9, free=0, wal=10**9)
+    storage = Storage(database=10**9, free=0, wal=10**9, segments=0, blobs=0, unmentioned=0)
+    small = eventstore.changing.changed(storage, wal=10**6)
 
-    assert advice("agent.db", weights, storage)[0].startswith("The write-ahead log has 1.0 GB")
-    assert not any("write-ahead" in said for said in advice("agent.db", weights, Storage(10**9, 0, 10**6)))
+    assert Growth("agent.db", 30, weights, storage).advice[0].startswith("The write-ahead log has 1.0 GB")
+    assert not any("write-ahead" in said for said in Growth("agent.db", 30, weights, small).advice)
+
+
+def test_free_pages_and_blobs_that_nobody_mentions_are_told_with_the_command_that_frees_them(weights):
+    storage = Storage(database=10**9, free=5 * 10**8, wal=0, segments=0, blobs=10**6, unmentioned=10**5)
+    free, blobs, *_ = Growth("agent.db", 30, weights, storage).advice
+
+    assert free.startswith("500 MB of the database are free")
+    assert "`runfold archive agent.db --vacuum`" in free
+    assert blobs == "100 kB of blobs are mentioned by no event; to free them: `runfold blobs gc agent.db`."
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+def test_what_archiving_would_free_is_about_what_it_frees(backend, tmp_path):
+    world = World(None if backend == "memory" else tmp_path)
+    runs = world.runs()
+    lived(world, runs)
+    told = runs.growth(keep_days=2)
+    done = runs.archive(keep_days=2)
+    again = runs.growth(keep_days=2)
+
+    # 8 entries of each of two streams of notes stay, and RunDescribed behind the end of a run.
+    assert told.weights.old.entries - 20 <= done.released <= told.weights.old.entries
+    assert "`runfold archive" in told.advice[0]
+    assert again.weights.old.entries <= 20
+    assert told.weights.entries - done.released + len(done.sealed) == again.weights.entries
+    if backend == "sqlite":
+        assert again.storage.segments == sum(segment.size for segment in done.sealed)
+    world.close()
 
 
 # --- the command --------------------------------------------------------------------------------------------------

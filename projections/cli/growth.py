@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from projections.cli import output
 from projections.cli.tables import watched
 
@@ -14,12 +16,12 @@ if TYPE_CHECKING:
     from projections import Runs
 
 
-def tell(runs: Runs, *, largest: int, days: int, as_json: bool) -> None:
+def tell(runs: Runs, *, largest: int, days: int, keep_days: int, as_json: bool) -> None:
     """Weigh the log and print what was found."""
     with watched() as progress:
-        found = runs.growth(largest=largest, days=days, progress=progress)
+        found = runs.growth(largest=largest, days=days, keep_days=keep_days, progress=progress)
     if as_json:
-        output.document(found)
+        output.document({**attrs.asdict(found, recurse=False), "advice": found.advice})
         return
     weights, storage = found.weights, found.storage
     taken = {"database": found.url}
@@ -29,12 +31,16 @@ def tell(runs: Runs, *, largest: int, days: int, as_json: bool) -> None:
             f", {output.amount(storage.database)}: {output.amount(weights.bytes)} of log, {output.amount(rest)} of "
             f"tables, {output.amount(storage.free)} free; {output.amount(storage.wal)} of write-ahead log beside it"
         )
+        beside = {"sealed days": storage.segments, "blobs": storage.blobs}
+        taken |= {name: output.amount(size) for name, size in beside.items() if size}
     events = output.count(weights.entries, "event")
     daily = output.count(round(weights.entries_a_day), "event")
+    old = f"before {weights.old.name}, of runs that ended: {output.count(weights.old.entries, 'event')}"
     output.fields({
         **taken,
         "log": f"{events}, {output.amount(weights.bytes)}",
         "a day": f"{daily}, {output.amount(weights.bytes_a_day)}",
+        "old": f"{old}, {output.amount(weights.old.bytes)}" if weights.old.entries else None,
     })  # fmt: skip
     if not weights.exact:
         output.say("There are very many streams or types: the sums of those below are at least what is told.")

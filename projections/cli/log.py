@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from eventstore.archiving import KEEP_DAYS
 from eventstore.connecting import path_of
 from eventstore.errors import CannotOpen, InvalidArgument
 from eventstore.exchange import Imported, export_lines, import_lines
@@ -249,15 +250,23 @@ def written(target: Path, lines: Iterator[bytes]) -> int:
 @click.option("--growth", is_flag=True, help="What takes how much, by stream, type and day; and what to do next.")
 @click.option("--largest", type=click.IntRange(1, MOST), default=10, show_default=True, help="How many streams.")
 @click.option("--days", type=click.IntRange(1, MOST), default=14, show_default=True, help="How many days.")
-def stats(runs: Runs, growth: bool, largest: int, days: int, as_json: bool) -> None:  # noqa: FBT001
+@click.option("--keep-days", type=click.IntRange(0), default=KEEP_DAYS, show_default=True, help="What would stay.")
+def stats(  # noqa: PLR0917 - click names them all
+    runs: Runs,
+    growth: bool,  # noqa: FBT001
+    largest: int,
+    days: int,
+    keep_days: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Count what there is.
 
     Events by type, the bytes of their payloads and what these take in the log, streams, runs by phase, open questions,
     and how far each table is. With --growth the log is weighed instead, which takes 5 seconds for each million events
-    and holds nobody up; --largest and --days say how much is shown.
+    and holds nobody up; --largest and --days say how much is shown, and --keep-days for what archiving is judged.
     """
     if growth:
-        tell_growth(runs, largest=largest, days=days, as_json=as_json)
+        tell_growth(runs, largest=largest, days=days, keep_days=keep_days, as_json=as_json)
         return
     with runs.store.reading() as reading:
         head, census = reading.head(), reading.census()
