@@ -154,6 +154,20 @@ def test_a_neighbour_that_is_undone_and_run_again_is_counted_once(measured, tmp_
     assert found["runfold.log.entries", "LogRecorded"] == 1
 
 
+def test_what_a_transaction_placed_that_failed_is_not_counted_with_the_next(runs, measured):
+    """So much that it is folded before the commit, as in an import."""
+
+    def fails(transaction):
+        runs.store.stream("a").job(*[LogRecorded("me", "x")] * 1_001)(transaction)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        runs.store.log.write(fails)
+    runs.store.append("a", LogRecorded("me", "x"))
+
+    assert measured.read()["runfold.log.entries", "LogRecorded"] == 1
+
+
 def test_tasks_of_a_loop_are_counted_and_so_are_their_refusals(measured, tmp_path):
     async def program():
         async with projections.aconnect(tmp_path / "agent.db", metrics=measured.provider) as runs:
