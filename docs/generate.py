@@ -33,6 +33,7 @@ from eventstore.watching import Instrument
 from projections import connecting, filesets, readings, sessions, tables
 from projections import metrics as measured
 from projections import notes as noted
+from projections.keeping import Keeping
 from projections.leases import WORKERS
 from projections.projector import CURSORS
 from projections.submitting import Submitting
@@ -65,8 +66,8 @@ INSIDE = {
     )
 }
 """Methods that are public for other rooms only; named, not explained."""
-INHERITED = {projections.Runs: Submitting}
-"""Classes that are written in two files."""
+INHERITED = {projections.Runs: (Submitting, Keeping)}
+"""Classes that are written in several files."""
 SUITES = {
     kind.__module__
     for kind in (
@@ -319,7 +320,8 @@ def _class(kind: type, name: str) -> str:
     docs = _attribute_docs(kind)
     if attrs.has(kind) and docs:
         parts.append("\n".join(f"- `{field}`: {text}" for field, text in docs.items()))
-    for member, value in {**vars(INHERITED.get(kind, object)), **vars(kind)}.items():
+    inherited = {name: value for part in INHERITED.get(kind, ()) for name, value in vars(part).items()}
+    for member, value in {**inherited, **vars(kind)}.items():
         if member.startswith("_") or not _documented(value):
             continue
         function = value.fget if isinstance(value, property) else getattr(value, "func", value)

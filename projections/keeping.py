@@ -1,22 +1,29 @@
-"""How long events stay in the database: old days archived, and put back. A part of `Runs`, which users hold."""
+"""What a store takes, and how long events stay in it: old days archived, and put back. A part of `Runs`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from eventstore import archiving
+from eventstore.workflow import Phase
+from projections.growth import Growth, growth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from eventstore.log import Segment
     from eventstore.store import EventStore
+    from projections.system import System
+    from projections.views import View
+    from projections.workflow_runs import RunRow
 
 
 class Keeping:
-    """What `Runs` does with old days."""
+    """What `Runs` does with old days, and for who asks what takes how much."""
 
     store: EventStore
+    workflow_runs: View[RunRow]
+    _system: System
 
     def archive(
         self,
@@ -47,3 +54,26 @@ class Keeping:
         """The days that were sealed, the oldest first."""
         with self.store.reading() as reading:
             return list(reading.segments())
+
+    def growth(
+        self,
+        *,
+        largest: int = 10,
+        days: int = 30,
+        keep_days: int = archiving.KEEP_DAYS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Growth:
+        """What takes how much, by stream, type and day, what archiving would free, and what to do next.
+
+        It costs a scan; see `growth.growth`.
+        """
+        phases = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
+        return growth(
+            self.store,
+            now=self._system.now(),
+            active={row.run_id for row in self.workflow_runs.each(phase=phases, order="position")},
+            largest=largest,
+            days=days,
+            keep_days=keep_days,
+            progress=progress,
+        )

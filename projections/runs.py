@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from eventstore.archiving import KEEP_DAYS
 from eventstore.errors import InvalidArgument, QuestionUnknown, Refused, RunNotFound
 from eventstore.limits import check_name
 from eventstore.workflow import (
@@ -32,7 +31,6 @@ from projections.confirmations import CONFIRMATIONS
 from projections.daemon import Worker
 from projections.filesets import FileSets
 from projections.finding import find
-from projections.growth import Growth, growth
 from projections.job_rows import JOBS
 from projections.jobs import Jobs
 from projections.keeping import Keeping
@@ -424,18 +422,6 @@ class Runs(Submitting, Keeping):
         started = list(self.workflow_runs.each(phase=Phase.STARTED, order="position"))
         dead = self._presence.dead({row.worker for row in started})
         return [row for row in started if row.worker in dead]
-
-    def growth(
-        self, *, largest: int = 10, days: int = 30, keep_days: int = KEEP_DAYS, progress: Progress | None = None
-    ) -> Growth:
-        """What takes how much, by stream, type and day, what archiving would free, and what to do next.
-
-        It costs a scan; see `growth.growth`.
-        """
-        phases = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
-        active = {row.run_id for row in self.workflow_runs.each(phase=phases, order="position")}
-        options = {"largest": largest, "days": days, "keep_days": keep_days}
-        return growth(self.store, now=self._system.now(), active=active, progress=progress, **options)
 
     # --- tables -------------------------------------------------------------------------------------------------
 
