@@ -36,7 +36,7 @@ from tests.faults.workload import EARLIER_BOOT, LEASE, Workload, note
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-04")
 _YEAR = "2026-01-"
-_MENTIONED = b"mentioned by an entry of an old day"
+MENTIONED = b"mentioned by an entry of an old day"
 Wrong = list[tuple[str, str]]
 
 
@@ -74,7 +74,7 @@ def old_days(folder: Path) -> None:
         clock.to(DAYS[1])
         store.append("run-2", MessageRecorded("user", "are you there?"), attempt=1)
         store.append("run-3", RunQueued("deploy"), RunStarted("w"), RunCompleted("at once"))
-        store.append("notes", note(20, 3_000), note(21, ref=sha256(_MENTIONED).hexdigest()), key="large")
+        store.append("notes", note(20, 3_000), note(21, ref=sha256(MENTIONED).hexdigest()), key="large")
         clock.to(DAYS[2])
         store.append("notes", *(note(number) for number in range(22, 30)))
         store.append("run-3", RunDescribed("a title"))
@@ -87,7 +87,7 @@ def _before(folder: Path, clock: Calendar) -> projections.Runs:
         return projections.connect(folder / "agent.db", system=machine(EARLIER_BOOT, 5, clock))
 
 
-def _archived(folder: Path) -> None:
+def archived_days(folder: Path) -> None:
     """The old days, sealed and released."""
     old_days(folder)
     with _before(folder, Calendar("2026-01-06")) as runs:
@@ -273,20 +273,20 @@ def _kept(session: Session, write, data: bytes) -> None:
 
 def _before_collecting(folder: Path) -> None:
     """Archived days, one of which mentions a blob; others that nobody mentions; what killed processes left."""
-    _archived(folder)
+    archived_days(folder)
     with projections.connect(folder / "agent.db") as runs:
         runs.store.append("notes", _large(50))
-        for data in (_MENTIONED, *(b"nobody's %d" % number for number in range(3)), b"soon needed", b"found again"):
+        for data in (MENTIONED, *(b"nobody's %d" % number for number in range(3)), b"soon needed", b"found again"):
             runs.blobs.write(data)
         root = runs.store.log.blobs.root
-    aside = root / sha256(_MENTIONED).hexdigest()[:2] / sha256(_MENTIONED).hexdigest()[2:]
+    aside = root / sha256(MENTIONED).hexdigest()[:2] / sha256(MENTIONED).hexdigest()[2:]
     aside.rename(aside.with_name(f"{aside.name}.aside"))
     aside.with_name(f"{aside.name}.0123456789abcdef.tmp").write_bytes(b"half")
 
 
 def collecting(session: Session) -> None:
     """What nobody mentions goes, beside one who mentions a blob, one who writes a blob again, and large payloads."""
-    session.promise(f"blob {sha256(_MENTIONED).hexdigest()} {_MENTIONED.hex()}")
+    session.promise(f"blob {sha256(MENTIONED).hexdigest()} {MENTIONED.hex()}")
     runs = session.connect(checkpoint_every=20)
     _kept(session, runs.blobs.write, b"soon needed")
     session.did(runs.store.append, "notes", note(60, ref=sha256(b"soon needed").hexdigest()))
@@ -385,7 +385,7 @@ def _restored(here: Path, entries: list[Entry], least: int, what: str) -> Wrong:
 def _backed_up(folder: Path) -> None:
     """A backup of archived days and a blob, and no database."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        _archived(Path(name))
+        archived_days(Path(name))
         with projections.connect(Path(name, "agent.db")) as runs:
             runs.store.append("notes", _large(60), note(61))
             runs.backup(folder / "backup")
@@ -420,7 +420,7 @@ KEPT = (
     Workload("old days archived", archive, old_days, holds=_days_hold),
     Workload("old days compressed, and vacuumed", compressed, old_days, holds=partial(_days_hold, compress=True)),
     Workload("archived again after an earlier cut", archived_again, _cut_amid, holds=_days_hold),
-    Workload("archived days put back", days_restored, _archived, holds=partial(_days_hold, alike=False)),
+    Workload("archived days put back", days_restored, archived_days, holds=partial(_days_hold, alike=False)),
     Workload("blobs", blobs, share=0.5, holds=_blobs_hold),
     Workload("blobs collected", collecting, _before_collecting, share=0.5, holds=_blobs_hold),
     Workload("backups", backup, old_days, synchronous=_WITHOUT_NORMAL, share=0.4, holds=_backup_holds),

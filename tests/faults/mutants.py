@@ -34,7 +34,8 @@ Reports = list[str]
 
 
 @contextmanager
-def _instead(owner: object, name: str, other: object) -> Iterator[None]:
+def instead(owner: object, name: str, other: object) -> Iterator[None]:
+    """Something else stands under a name, for the time of the block."""
     honest = getattr(owner, name)
     setattr(owner, name, other)
     try:
@@ -52,7 +53,7 @@ def syncs_nothing():
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    return _instead(eventstore.sqlite.log, "connection_to", lax)
+    return instead(eventstore.sqlite.log, "connection_to", lax)
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def acknowledges_before_commit():
             commit(log)
         close(log)
 
-    with _instead(SQLiteLog, "_commit", hasty), _instead(SQLiteLog, "close", last_chance):
+    with instead(SQLiteLog, "_commit", hasty), instead(SQLiteLog, "close", last_chance):
         yield
 
 
@@ -88,7 +89,7 @@ def moves_cursors_afterwards():
     left = []
 
     def fold(projector, transaction, before, recorded):
-        with _instead(Projector, "move", lambda _projector, _transaction, *cursors: left.extend(cursors)):
+        with instead(Projector, "move", lambda _projector, _transaction, *cursors: left.extend(cursors)):
             inline(projector, transaction, before, recorded)
         if left:
             left.insert(0, projector)
@@ -101,7 +102,7 @@ def moves_cursors_afterwards():
             write(log, lambda transaction: move(projector, transaction, *cursors))
         return result
 
-    with _instead(Projector, "inline", fold), _instead(SQLiteLog, "write", twice):
+    with instead(Projector, "inline", fold), instead(SQLiteLog, "write", twice):
         yield
 
 
@@ -122,7 +123,7 @@ def checks_no_fence():
 
 def checks_no_chain():
     """`verify` believes each entry's own hash."""
-    return _instead(verifying, "chain", lambda _previous, entry: entry.hash)
+    return instead(verifying, "chain", lambda _previous, entry: entry.hash)
 
 
 def writes_the_witness_first():
@@ -143,7 +144,7 @@ def writes_the_witness_first():
             member.job = seen(member.job)
         honest(log, members)
 
-    return _instead(SQLiteLog, "_commit", early)
+    return instead(SQLiteLog, "_commit", early)
 
 
 def resolves_without_a_commit():
@@ -153,12 +154,12 @@ def resolves_without_a_commit():
         if log._unsettled:
             log._connection, log._settling, log._unsettled = log._open(), None, False
 
-    return _instead(SQLiteLog, "_settle", look)
+    return instead(SQLiteLog, "_settle", look)
 
 
 def takes_a_base_unseen():
     """What was packed last is the next one's base, whether or not it stands in the log."""
-    return _instead(bases, "_stands", lambda _entry, _held, _rows: True)
+    return instead(bases, "_stands", lambda _entry, _held, _rows: True)
 
 
 # --- the harnesses ------------------------------------------------------------------------------------------------
@@ -168,11 +169,11 @@ Plant = Callable[[], AbstractContextManager[object]]
 Harness = Callable[[Plant], Reports]
 
 
-def cut(workload: str, states: int) -> Harness:
+def cut(workload: str, states: int, *, seed: int = 1) -> Harness:
     """Power loss in one workload, with FULL, up to the first finding; the judge is honest."""
 
     def harness(plant: Plant) -> Reports:
-        tally = campaign(workload, "FULL", seed=1, wanted=states, planted=plant, enough=lambda tally: tally.failures)
+        tally = campaign(workload, "FULL", seed=seed, wanted=states, planted=plant, enough=lambda tally: tally.failures)
         return [f"{kind}: {words}" for recipe in tally.failures for kind, words in recipe.wrong]
 
     return harness
