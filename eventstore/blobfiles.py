@@ -160,7 +160,8 @@ class BlobFiles:
             MissingBlob: it is not there.
             InvalidArgument: it is no digest.
         """
-        return io.BufferedReader(_Stream(self.pieces(digest)), PIECE)
+        file = self._opened(digest)
+        return io.BufferedReader(_Stream(self._proved(file, digest), file), PIECE)
 
     def pieces(self, digest: str) -> Iterator[bytes]:
         """It, piece by piece; the last one comes when all of them proved to be what the digest says.
@@ -348,6 +349,8 @@ def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:
         held = bytearray()
         while len(held) < size:
             more = source.read(size - len(held))
+            if not isinstance(more, bytes):
+                raise InvalidArgument("source", type(more).__name__, "is what it gives; open it for reading bytes")
             if not more:
                 break
             held += more
@@ -359,8 +362,9 @@ def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:
 class _Stream(io.RawIOBase):
     """Pieces as a raw stream."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], file: BinaryIO) -> None:
         self._pieces = pieces
+        self._file = file
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
@@ -376,7 +380,5 @@ class _Stream(io.RawIOBase):
         return len(given)
 
     def close(self) -> None:
-        closing = getattr(self._pieces, "close", None)
-        if closing is not None:
-            closing()
+        self._file.close()
         super().close()

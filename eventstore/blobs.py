@@ -34,8 +34,8 @@ FILES_SAVED = "files-saved"
 """The kind of the generic entry that lists files saved as blobs: `{"files": {path: {"blob": digest, …}}}`."""
 _HEX = re.compile(r"[0-9a-fA-F]{64,}")
 _DIGITS = 64
-_TURN = 16
-"""Files that are looked at, and perhaps taken away, in one turn of the write lock."""
+_TURN = 4
+"""Files that are looked at, and perhaps taken away, in one turn of the write lock: each takes two syncs."""
 _NEAR = PAGE
 """Entries that may be left to read under the lock."""
 
@@ -107,7 +107,7 @@ class Blobs:
             raise StoreClosed
         return self._log.blobs
 
-    def write(self, source: bytes | BinaryIO) -> str:
+    def write(self, source: bytes | bytearray | memoryview | BinaryIO) -> str:
         """Keep these bytes, durable when this returns. A damaged blob of the same digest is healed.
 
         Args:
@@ -117,11 +117,16 @@ class Blobs:
             Their SHA-256, 64 hex digits: mention it in an event, within `min_age` of the next `gc`.
 
         Raises:
+            InvalidArgument: it is neither bytes nor a stream of bytes; nothing of it is left.
             CannotOpen: the store was opened read-only.
             OSError: the disk does not take it; nothing of it is left.
         """
+        given = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else source
+        if not (isinstance(given, bytes) or hasattr(given, "read")):
+            reason = "is neither bytes nor a stream of them; open a file first, encode a text"
+            raise InvalidArgument("source", source, reason)
         self._writable()
-        return self._files.write(source)
+        return self._files.write(given)
 
     def read(self, digest: str) -> bytes:
         """All of a blob.

@@ -120,6 +120,32 @@ def test_no_size_needs_more_memory_than_a_few_pieces(kept):
     assert source.largest <= PIECE
 
 
+def test_a_stream_that_nobody_reads_is_closed_all_the_same(kept):
+    digest = kept.blobs.write(b"one")
+    with kept.blobs.open(digest) as file:
+        inner = file.raw._file
+    with kept.blobs.open(digest) as begun_only:
+        begun_only.read(1)
+
+    assert inner.closed
+    assert begun_only.raw._file.closed
+
+
+@pytest.mark.parametrize("source", ["text", 5, None, io.StringIO("text"), Path("file")])
+def test_what_is_neither_bytes_nor_a_stream_of_them_is_refused_and_nothing_is_left(runs, source):
+    with pytest.raises(InvalidArgument):
+        runs.blobs.write(source)
+
+    assert [*runs.store.log.blobs.each()] == []
+
+
+def test_other_kinds_of_bytes_are_bytes(runs):
+    digest = runs.blobs.write(b"one")
+
+    assert runs.blobs.write(bytearray(b"one")) == digest
+    assert runs.blobs.write(memoryview(b"one")) == digest
+
+
 def test_what_was_not_written_is_missing(runs):
     for look in (runs.blobs.read, runs.blobs.open):
         with pytest.raises(MissingBlob) as caught:
