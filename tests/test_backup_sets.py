@@ -323,6 +323,21 @@ def test_a_day_that_was_damaged_in_the_backup_is_not_restored_and_is_healed_when
     assert again(folder).verify().ok
 
 
+def test_a_key_that_was_used_again_names_its_new_entry_in_the_backup_too(filed, folder):
+    world, runs, again = filed
+    for number in range(12):  # more than a stream of notes spares
+        runs.store.append("line", LogRecorded("app", "line"), key=f"k{number}")
+    runs.backup(folder)
+    world.jumps(days=2)
+    runs.archive(keep_days=0)
+    (new,) = runs.store.append("line", LogRecorded("app", "another"), key="k10")
+
+    runs.backup(folder)
+
+    with again(folder).store.reading() as reading:
+        assert reading.keyed("line", "k10").position == new.position
+
+
 def test_a_key_that_was_used_again_behind_the_last_entry_of_a_backup_asks_for_a_new_one(filed, folder, tmp_path):
     world, runs, again = filed
     for _ in range(10):  # as many as a stream of notes spares

@@ -397,6 +397,18 @@ def test_a_backup_that_does_not_prove_is_not_restored(runs, folder, tmp_path):
     assert not [*tmp_path.glob("*again.db*")]
 
 
+def test_what_a_disk_garbles_while_it_is_restored_is_found_before_it_gets_a_name(runs, folder, tmp_path):
+    runs.backup(folder)
+
+    def garble(_done, _total):
+        (part,) = tmp_path.glob(".again.db.*/again.db")
+        spoil(part, 3)
+
+    with pytest.raises(RestoreRefused, match="it does not prove: position 3"):
+        restore(folder, tmp_path / "again.db", progress=garble)
+    assert not [*tmp_path.glob("*again.db*")]
+
+
 def test_a_backup_whose_database_is_another_is_not_restored(runs, folder, tmp_path):
     runs.backup(folder)
     with projections.connect(tmp_path / "other.db") as other:
