@@ -323,6 +323,17 @@ def test_a_day_that_was_damaged_in_the_backup_is_not_restored_and_is_healed_when
     assert again(folder).verify().ok
 
 
+def test_a_damaged_day_that_would_be_another_file_now_is_told(filed, folder, monkeypatch):
+    _, runs, _ = filed
+    runs.archive(keep_days=0, compress=True)
+    runs.backup(folder)
+    (folder / "log.db-archive" / "logs" / f"{DAYS[0]}.jsonl.zst").write_bytes(b"spoilt")
+    monkeypatch.setattr("eventstore.segments.folder._LEVEL", 1)
+
+    with pytest.raises(BackupRefused, match=f"the day {DAYS[0]} is damaged in the copy"):
+        runs.backup(folder, everything=True)
+
+
 def test_a_key_that_was_used_again_names_its_new_entry_in_the_backup_too(filed, folder):
     world, runs, again = filed
     for number in range(12):  # more than a stream of notes spares

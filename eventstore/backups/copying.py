@@ -199,16 +199,15 @@ def _copy_segments(source: Log, target: Log, segments: Iterable[Segment], *, hea
     """
     with target.reading() as reading:
         known = {segment.day: segment for segment in reading.segments()}
-    new = [segment for segment in segments if segment.day not in known]
-    spoilt = [
-        segment for segment in segments if heal and segment.day in known and _is_spoilt(target, known[segment.day])
-    ]
-    for segment in (*new, *spoilt):
+    wanted = [it for it in segments if it.day not in known or (heal and _is_spoilt(target, known[it.day]))]
+    for segment in wanted:
         with target.archive.held():
             sealed = _written(source, target, segment)
-            if segment not in spoilt:
+            if segment.day not in known:
                 target.write(partial(_seal, sealed))
-    return len(new) + len(spoilt)
+            elif sealed.segment != known[segment.day]:  # of another release of zstd: its parts lie elsewhere
+                raise Unproved(f"the day {segment.day} is damaged in the copy, and cannot be made again as it was")
+    return len(wanted)
 
 
 def _written(source: Log, target: Log, segment: Segment) -> Sealed:

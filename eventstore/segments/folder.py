@@ -218,8 +218,11 @@ class Archive:
             elif ".zst" in file:
                 import zstandard  # noqa: PLC0415 - imported when something is compressed
 
-                with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader:
-                    yield from io.BufferedReader(reader)
+                try:
+                    with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader:
+                        yield from io.BufferedReader(reader)
+                except zstandard.ZstdError as error:
+                    raise ValueError(f"its compressed part cannot be read ({error})") from None
             else:
                 yield from source
 
