@@ -17,6 +17,7 @@ import eventstore
 import projections
 from eventstore.errors import LostTail
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, UsageRecorded
+from projections import System
 from projections.connecting import tables_of
 from tests.faults.payloads import noise
 
@@ -25,6 +26,7 @@ pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not i
 ROOT = Path(__file__).parent.parent
 KEY = bytes(range(32))
 MARKER = "Zibeline4711"
+DAY = 86_400_000_000
 FRAME = b"\x28\xb5\x2f\xfd"
 """What every frame of zstd begins with."""
 WORDS = {MARKER: MARKER, "text": f"say {MARKER} again"}
@@ -113,8 +115,16 @@ def folder(tmp_path):
 
 def test_no_file_of_an_encrypted_store_tells_anything_in_the_middle_or_at_rest(folder):
     middle = folder.with_name("middle")
-    with projections.connect(folder / "agent.db", key=KEY) as runs:
+    now = [1_767_225_600_000_000]
+    with projections.connect(folder / "agent.db", key=KEY, system=System(microseconds=lambda: now[0])) as runs:
         digests = work(runs, folder.with_name("files"), lambda: copied(folder, middle))
+        for compress in (False, True):
+            runs.logs.record(MARKER, MARKER, payload=WORDS)
+            now[0] += DAY
+            runs.logs.record("a", "day later", payload=None)
+            now[0] += DAY
+            assert runs.archive(keep_days=0, compress=compress).sealed
+        assert runs.search(MARKER)
         runs.rebuild()
         with tables_of(runs.store.log).scratch() as scratch:
             assert scratch.execute("PRAGMA temp_store").fetchone() == (2,), "in memory"
@@ -122,6 +132,7 @@ def test_no_file_of_an_encrypted_store_tells_anything_in_the_middle_or_at_rest(f
         assert runs.verify().ok
         assert unnamed() == []
         runs.backup(folder / "backup")
+        runs.restore_days(days=None)
         runs.rekey(bytes(32))
         copied(folder, folder.with_name("end"))
     projections.restore(folder / "backup", folder / "restored.db", key=KEY)
@@ -131,6 +142,7 @@ def test_no_file_of_an_encrypted_store_tells_anything_in_the_middle_or_at_rest(f
         assert tellers(folder.with_name(stage), *digests) == [], stage
         assert {"agent.db", "agent.db-witness"} < files
         assert len(files) > 4, "there are blobs beside it"
+    assert {path.suffixes[1:2] == [".zst"] for path in (folder / "agent.db-archive").rglob("*.enc")} == {True, False}
     assert (folder / "backup" / "log.db").exists()
 
 

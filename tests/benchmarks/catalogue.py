@@ -23,6 +23,7 @@ BENCHMARKS = {
     "start": "tests.benchmarks.starting:start",
     "lists": "tests.benchmarks.lists:lists",
     "space": "tests.benchmarks.space:space",
+    "encrypted": "tests.benchmarks.encrypted:encrypted",
     "imports": "tests.benchmarks.imports:imports",
 }
 
