@@ -25,7 +25,7 @@ from eventstore.errors import DamagedBlob, InvalidArgument, MissingBlob
 
 if TYPE_CHECKING:
     from eventstore.ciphers import Cipher
-    from eventstore.files import Files
+    from eventstore.files import Files, Writer
 
 PIECE = 1024 * 1024
 """Bytes that are held at once, and that a box holds."""
@@ -241,7 +241,9 @@ class BlobFiles:
             return False
 
     def take(self, name: str, source: BlobFiles) -> bool:
-        """Have a blob of another folder here, which has the same cipher; it gets its name when it was read back.
+        """Have a blob of another folder here; it gets its name when it was read back.
+
+        Where the other folder has another cipher, or none, it is encrypted anew, and called otherwise.
 
         Returns:
             Whether it was there: a collector may have taken it away, which no entry mentions then.
@@ -256,16 +258,34 @@ class BlobFiles:
         if file is None:
             return False
         incoming = self._incoming()
+        called = name
         with file, self._files.writing(incoming) as copy:
-            for piece in _pieces(file, PIECE):
-                copy.write(piece)
-        if not self.is_sound(BlobFile(name, incoming, 0, 0, aside=False)):
+            if self.cipher == source.cipher:
+                for piece in _pieces(file, PIECE):
+                    copy.write(piece)
+            else:
+                called = self._recast(name, source, file, copy)
+        if not self.is_sound(BlobFile(called, incoming, 0, 0, aside=False)):
             self._files.remove(incoming)
             raise DamagedBlob(name, "its bytes are others than were written")
-        path = self._path(name)
+        path = self._path(called)
         self._files.folder(path.parent)
         self._files.rename(incoming, path)
         return True
+
+    def _recast(self, name: str, source: BlobFiles, file: BinaryIO, copy: Writer) -> str:
+        """Write a blob as it stands here, and tell what it is called here."""
+        seen = hashlib.sha256()
+        try:
+            for number, piece in enumerate(source._plain(file)):
+                seen.update(piece)
+                copy.write(self._sealed(piece, number))
+        except DamagedBox as error:
+            raise DamagedBlob(name, _why(error)) from error
+        digest = seen.hexdigest()
+        if source.name(digest) != name:
+            raise DamagedBlob(name, "its bytes are others than were written")
+        return self.name(digest)
 
     # --- the files themselves -----------------------------------------------------------------------------------
 

@@ -107,6 +107,12 @@ class AES256GCM:
                 raise
             raise DamagedBox("it was altered, is not of this place, or was encrypted under another key") from error
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AES256GCM) and hmac.compare_digest(self._sealing, other._sealing)
+
+    def __hash__(self) -> int:
+        return hash(self._sealing)
+
     def name(self, digest: str) -> str:
         """See `Cipher`."""
         return hmac.digest(self._naming, digest.encode(), "sha256").hex()

@@ -62,18 +62,20 @@ def path_of(url: str | PathLike[str]) -> str | None:
     return (rest.removeprefix("/") or rest) if separator else name
 
 
-def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = False) -> SQLiteLog:
+def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = False, **key: Any) -> SQLiteLog:
     """The log in this file that is a copy of another, or becomes it where there is none: same id, opened likewise.
+
+    With `key=` it is encrypted anew, or with None not at all.
 
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
     """
     if (copied_to := getattr(log, "copied_to", None)) is not None:
-        copy: SQLiteLog = copied_to(path, create=create, read_only=read_only)
+        copy: SQLiteLog = copied_to(path, create=create, read_only=read_only, **key)
         return copy
     from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - as above
 
-    return SQLiteLog(path, create=create, read_only=read_only, identity=log.id)
+    return SQLiteLog(path, create=create, read_only=read_only, identity=log.id, **key)
 
 
 def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from functools import partial
 from os import fspath
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -125,6 +126,7 @@ def restore(
     app: App | None = None,
     system: System | None = None,
     progress: Progress | None = None,
+    new_key: bytes | str | EllipsisType | None = ...,
     **options: Any,
 ) -> Restoration:
     """Make a store of a backup, where nothing stands yet: its log, proved, and its tables, made anew from it.
@@ -135,6 +137,8 @@ def restore(
         app: machines and projections of one's own.
         system: clocks, sleeping and ids, for tests.
         progress: called with (entries done, entries in all), once over while copying, then while making the tables.
+        new_key: of the new database, where it is not to have the backup's: it and all that stands beside it is
+            encrypted anew, or with None not at all.
         options: the backend's own.
 
     Raises:
@@ -149,13 +153,14 @@ def restore(
     tables: list[Report | str] = []
 
     def make_tables(path: Path) -> None:
-        with connect(path, app=app, system=system, **options) as runs:
+        key = {} if isinstance(new_key, EllipsisType) else {"key": new_key}
+        with connect(path, app=app, system=system, **{**options, **key}) as runs:
             try:
                 tables.append(runs.rebuild(progress=progress))
             except ReplayRefused as refused:
                 tables.append(str(refused))
 
-    log = restore_log(folder, target, finish=make_tables, progress=progress, **options)
+    log = restore_log(folder, target, finish=make_tables, progress=progress, new_key=new_key, **options)
     return Restoration(log, *tables)
 
 

@@ -15,6 +15,7 @@ import zstandard
 
 import eventstore
 import projections
+from eventstore.blobs import Blobs
 from eventstore.errors import LostTail
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, UsageRecorded
 from projections import System
@@ -123,7 +124,7 @@ def test_no_file_of_an_encrypted_store_tells_anything_in_the_middle_or_at_rest(f
             now[0] += DAY
             runs.logs.record("a", "day later", payload=None)
             now[0] += DAY
-            assert runs.archive(keep_days=0, compress=compress).sealed
+            assert runs.archive(keep_days=0, compress=compress, vacuum=compress).sealed
         assert runs.search(MARKER)
         runs.rebuild()
         with tables_of(runs.store.log).scratch() as scratch:
@@ -144,6 +145,38 @@ def test_no_file_of_an_encrypted_store_tells_anything_in_the_middle_or_at_rest(f
         assert len(files) > 4, "there are blobs beside it"
     assert {path.suffixes[1:2] == [".zst"] for path in (folder / "agent.db-archive").rglob("*.enc")} == {True, False}
     assert (folder / "backup" / "log.db").exists()
+
+
+@pytest.mark.parametrize(
+    "keys", [(None, KEY), (KEY, None), (KEY, bytes(32))], ids=["plain to key", "key to plain", "key to key"]
+)
+def test_a_restore_under_another_key_is_the_same_store_and_tells_nothing_where_there_is_one(folder, keys):
+    old, new = ({} if key is None else {"key": key} for key in keys)
+    now = [1_767_225_600_000_000]
+    system = System(microseconds=lambda: now[0])
+    with projections.connect(folder / "agent.db", **old, system=system) as runs:
+        digest, file = work(runs, folder.with_name("files"), lambda: None)
+        now[0] += 2 * DAY
+        runs.archive(keep_days=0, compress=True)
+        log_id, told = runs.store.log.id, entries(runs)
+        runs.backup(folder.with_name("backup"))
+    folder.with_name("made").mkdir()
+    made = folder.with_name("made") / "agent.db"
+    restored = projections.restore(folder.with_name("backup"), made, new_key=keys[1], **old)
+
+    assert not restored.log.findings
+    with projections.connect(made, **new) as runs:
+        assert runs.store.log.id == log_id
+        assert entries(runs) == told
+        assert runs.blobs.read(digest) == MARKER.encode() * 1000
+        assert runs.verify().ok
+        assert not Blobs(runs.store.log).check().faults
+    assert bool(tellers(made.parent, digest, file)) == (keys[1] is None)
+
+
+def entries(runs):
+    with runs.store.log.reading() as reading:
+        return [*reading.read_all(after=0, limit=1000)]
 
 
 def test_the_files_of_a_plain_store_tell_so_the_search_finds_what_there_is(folder):

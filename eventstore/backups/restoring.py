@@ -6,7 +6,9 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -55,6 +57,7 @@ def restore(
     finish: Callable[[Path], None] | None = None,
     files: Files | None = None,
     progress: Progress | None = None,
+    new_key: bytes | str | EllipsisType | None = ...,
     **options: Any,
 ) -> Restored:
     """Make a log of a backup, in a place where nothing stands.
@@ -67,19 +70,23 @@ def restore(
         finish: what else is to be done with the new database, closed, before it gets its name: making its tables.
         files: the port for file work.
         progress: called after each page with (entries copied, entries to copy).
+        new_key: of the new database, where it is not to have the backup's: it and all that stands beside it is
+            encrypted anew, or with None not at all.
         options: the backend's own, for the backup's database and the new one.
 
     Raises:
         RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
     """
     files = files or OperatingSystem()
+    copied_to = open_copy if isinstance(new_key, EllipsisType) else partial(open_copy, key=new_key)
     source, place = Path(folder), Path(target).absolute()  # the process may change its folder meanwhile
     try:
         with ExitStack() as stack:
             manifest = _manifest(files, source, stack)
             _refuse_standing(source, Path(target))
             written = stack.enter_context(making(place)) / place.name
-            head, copied, findings = _copied(source, manifest, written, progress, {**options, "files": files})
+            options["files"] = files
+            head, copied, findings = _copied(source, manifest, written, progress, options, copied_to=copied_to)
             if finish is not None:
                 finish(written)
             if (why := publish(files, written, place)) is not None:
@@ -136,16 +143,22 @@ def _refuse_standing(folder: Path, place: Path) -> None:
 
 
 def _copied(
-    folder: Path, manifest: Manifest, place: Path, progress: Progress | None, options: dict[str, Any]
+    folder: Path,
+    manifest: Manifest,
+    place: Path,
+    progress: Progress | None,
+    options: dict[str, Any],
+    *,
+    copied_to: Callable[..., Log],
 ) -> tuple[Cursor, Copied, tuple[str, ...]]:
     """Copy the backup's log and read it back; where it ends, what it holds, what is to be said of blobs."""
     try:
         with closing(open_log(folder / DATABASE, create=False, read_only=True, **options)) as source:
             _refuse_another(folder, source, manifest)
             moment = moment_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
-            with closing(open_copy(source, place, create=True)) as written:
+            with closing(copied_to(source, place, create=True)) as written:
                 copied = copy(source, written, moment, progress=progress)
-                with closing(open_copy(source, place, read_only=True)) as proof:
+                with closing(copied_to(source, place, read_only=True)) as proof:
                     prove(proof, Cursor(0, genesis(source.id)), moment.head)
                     return moment.head, copied, found_of(copied, proof, everything=True)
     except Unproved as error:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -132,13 +132,13 @@ class SQLiteLog:
         self._grown = threading.Condition()
         self._waiting = 0
         self._idle: list[Connection] = []
-        self._closed = False
-        self._unsettled = False
+        self._closed = self._unsettled = False
         self._settling: Connection | None = None
         find(self._path, self.url, self._files, create=create and not read_only, read_only=read_only)
+        made = not self._path.stat().st_size  # with a key it is given its first page, which holds nothing else
         self._access = (unlocking.access_to if read_only else unlocking.begun)(self._path, self.url, key, busy_timeout)
         roll_back(self._path, lambda: self._open("rw"))
-        young = not self._path.stat().st_size
+        young = made or not self._path.stat().st_size
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._look_for_loss(accept_loss=accept_loss, young=young)
         self._connection = self._open()
@@ -198,19 +198,19 @@ class SQLiteLog:
             connection.close()
 
     def _archive_of(self, log_id: str) -> Archive:
-        folder = self._path.with_name(self._path.name + "-archive")
-        return Archive(self._files, folder, log_id, lambda: self.cipher)
+        return Archive(self._files, self._path.with_name(self._path.name + "-archive"), log_id, lambda: self.cipher)
 
-    def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False) -> SQLiteLog:
+    def copied_to(self, path: Path, *, create: bool = True, read_only: bool = False, **key: Any) -> SQLiteLog:
         """Open the log in another file that is a copy of this one, or becomes it: it is the same log, opened likewise.
+
+        With `key=` it is encrypted anew, with None not at all.
 
         Raises:
             CannotOpen, NewerDatabase, DatabaseBusy, LostTail: as for opening any.
         """
-        return SQLiteLog(
-            path, create=create, read_only=read_only, busy_timeout=self._busy_timeout, files=self._files,
-            identity=self.id, key=self._secret.key, data_key=self._data_key,
-        )  # fmt: skip
+        alike: dict[str, Any] = {"busy_timeout": self._busy_timeout, "files": self._files, "identity": self.id}
+        key = key or {"key": self._secret.key, "data_key": self._data_key}
+        return SQLiteLog(path, create=create, read_only=read_only, **alike, **key)
 
     @property
     def encrypted(self) -> bool:

@@ -11,7 +11,7 @@ import click
 import projections
 from projections.cli import output
 from projections.cli.archives import restore_days
-from projections.cli.opening import BUSY_TIMEOUT, load, secret, store_command
+from projections.cli.opening import BUSY_TIMEOUT, key_in, load, secret, store_command
 from projections.cli.tables import watched
 
 if TYPE_CHECKING:
@@ -45,10 +45,14 @@ def backup(runs: Runs, dir: str, verify_all: bool, as_json: bool) -> None:  # no
 @click.option("--day", multiple=True, metavar="DAY", help="Put this sealed day back, such as 2026-11-20; repeatable.")
 @click.option("--all-days", is_flag=True, help="Put all sealed days back.")
 @click.option("--dry-run", is_flag=True, help="With days: write nothing, and say what would come back.")
+@click.option("--new-key-file", metavar="PATH", help="Holds the key that DATABASE is to have, if not the backup's.")
+@click.option("--plain", is_flag=True, help="Leave DATABASE unencrypted, though the backup is not.")
 def restore(  # noqa: PLR0917 - click's
     database: str,
     app: str | None,
     dir: str | None,  # noqa: A002
+    new_key_file: str | None,
+    plain: bool,  # noqa: FBT001
     day: tuple[str, ...],
     all_days: bool,  # noqa: FBT001
     dry_run: bool,  # noqa: FBT001
@@ -62,15 +66,22 @@ def restore(  # noqa: PLR0917 - click's
     With --day or --all-days there is no DIR: the events of days that `runfold archive` sealed come back into DATABASE,
     where any SQLite tool can read them. Nothing else needs this, and the next archive run lets them go again.
     """
+    if plain and new_key_file:
+        raise click.UsageError("--plain and --new-key-file exclude each other")
     if dir is None:
+        if plain or new_key_file:
+            raise click.UsageError("--plain and --new-key-file go with DIR")
         restore_days(database, app, None if all_days else day, dry_run=dry_run, as_json=as_json)
         return
     if dry_run:
         raise click.UsageError("--dry-run goes with --day or --all-days")
     began = time.monotonic()
     brought = load(app) if app else None
+    key = {"new_key": key_in(new_key_file, "--new-key-file")} if new_key_file else {"new_key": None} if plain else {}
     with watched() as progress:
-        made = projections.restore(dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT, **secret())
+        made = projections.restore(
+            dir, database, app=brought, progress=progress, busy_timeout=BUSY_TIMEOUT, **secret(), **key
+        )
     seconds = time.monotonic() - began
     done, tables = made.log, made.tables
     if as_json:
