@@ -27,10 +27,11 @@ import eventstore
 import eventstore.testing
 import projections
 import projections.testing
-from eventstore import backups, blobs, errors, exchange, integrity, limits, log, metrics, notes, workflow
+from eventstore import backups, blobs, errors, exchange, growth, integrity, limits, log, metrics, notes, workflow
 from eventstore.packing import forms
 from eventstore.watching import Instrument
-from projections import connecting, filesets, readings, sessions, tables
+from projections import connecting, filesets, readings, retention, sessions, tables
+from projections import growth as grown
 from projections import metrics as measured
 from projections import notes as noted
 from projections.keeping import Keeping
@@ -57,6 +58,7 @@ GIVEN = (
     noted.LogEntry,
     *(blobs.Checked, blobs.BlobFault, blobs.Collected, log.Need, filesets.FileSet, filesets.SavedFile),
     *(backups.Backup, backups.Restored, connecting.Restoration),
+    *(grown.Growth, grown.Storage, growth.Weights, growth.Share, retention.Round),
 )
 """What `Runs` and its nouns give."""
 INSIDE = {

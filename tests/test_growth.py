@@ -143,6 +143,17 @@ def test_numbers_that_cannot_be_are_refused(asked_for):
         runs.growth(**asked_for)
 
 
+def test_an_encrypted_store_is_weighed_and_measured_like_any_other(tmp_path):
+    with projections.connect(tmp_path / "agent.db", key=bytes(range(32))) as runs:
+        runs.submit("deploy", run_id="run-1")
+        found = runs.growth()
+
+        assert [share.name for share in found.weights.streams] == ["run-1"]
+        assert found.storage.free == 0
+        assert found.storage.database + found.storage.wal == runs.store.log.facts().bytes
+        assert found.advice
+
+
 # --- what to do next ----------------------------------------------------------------------------------------------
 
 

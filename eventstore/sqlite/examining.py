@@ -42,7 +42,7 @@ def facts(view: SQLiteTransaction, path: Path, driver: Driver) -> Facts:
     mode, application, schema, page, free = (view.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     missing = missing_parts(name for (name,) in view.execute("SELECT name FROM sqlite_schema"))
     size, wal = _sizes(path)
-    sizes = (size + wal, wal, page * free)
+    sizes = (size + wal, wal, int(page) * free)  # SQLCipher gives the page size as a text
     return Facts(driver.version, driver.name, mode, application, schema, len(MIGRATIONS), *sizes, tuple(missing))
 
 
