@@ -711,6 +711,20 @@ def schema_page() -> str:
             "and whether it stands still. A missing cursor is never read as 0."
         ),
         _statements(found, CURSORS.name),
+        "## Sealed days",
+        (
+            "[Archived](../how-to/archive-old-days.md) days: the entries from `first` to `last` stand in a file of the "
+            "archive folder, and may have left `events`. `before` and `after` are the chain's hashes at both ends, "
+            "`digest` is the SHA-256 of its lines, `types` tells entries and payload bytes by type."
+        ),
+        _statements(found, "segments"),
+        (
+            "Where entries stand in the files: the blocks, each of which can be read by itself, and which versions of "
+            "a stream stand in which; `types` where these are two at most. What lies behind the last segment means "
+            "nothing. All of it can be made anew from the files."
+        ),
+        _statements(found, "segment_blocks"),
+        _statements(found, "segment_streams"),
         "## Workers",
         (
             "One row a worker process, renewed by a thread of it. It says who is alive, and holds no facts: losing it "

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from eventstore.errors import InvalidArgument, Refused, UnreadableEntry
+from eventstore.errors import CannotOpen, InvalidArgument, Refused, UnreadableEntry
 from eventstore.limits import PAGE, PAGE_BYTES
 from eventstore.notes import NOTES, LogRecorded
 from eventstore.payloads import from_iso, to_microseconds
@@ -116,6 +116,7 @@ def archive(
     run = _Run(store, keep_days, compress=compress, dry_run=dry_run, progress=progress or (lambda *_: None))
     if dry_run:
         return run.go(max_days)
+    _refuse_read_only(store)
     with run.folder.held():
         done = run.go(max_days)
     return attrs.evolve(done, freed=store.log.vacuum()) if vacuum else done
@@ -151,6 +152,7 @@ def restore_days(
     total = sum(todo.values())
     if dry_run:
         return Restored(dry_run=True, days=tuple(wanted), entries=total, left=0)
+    _refuse_read_only(store)
     back = 0
     with folder.held():
         for day in wanted:
@@ -169,6 +171,12 @@ def _put_back(store: EventStore, folder: Archive, segment: Segment) -> Iterator[
         entries = list(folder.entries(segment, block))
         for start in range(0, len(entries), _ROWS):
             yield store.write(lambda writing, at=start, some=entries: writing.put_back(some[at : at + _ROWS]))  # type: ignore[misc]
+
+
+def _refuse_read_only(store: EventStore) -> None:
+    """Before anything is made, a folder even."""
+    if getattr(store.log, "read_only", False):
+        raise CannotOpen(store.log.url, "it may not be written: it was opened read-only; connect without read_only")
 
 
 class _Late(Exception):

@@ -72,7 +72,7 @@ def verify(store: EventStore, rebuilder: Rebuilder, *, progress: Progress | None
     segments = _guarded("segments", lambda: _of_segments(store))
     walk = _Walk(store)
     broken = _guarded("chain", lambda: walk.go(progress))
-    blobs = [] if storage else _guarded("blobs", lambda: _of_blobs(store.blobs.check().faults))
+    blobs = [] if storage or walk.cut else _guarded("blobs", lambda: _of_blobs(store.blobs.check().faults))
     tables: list[Finding] = []
     rows = 0
     if not (storage or broken or walk.cut):  # a fold over what is broken would only repeat it, in a thousand words
@@ -143,13 +143,9 @@ class _Walk:
         """Walk to the end, or to the first entry that is not as it must be."""
         recorded_at = 0
         while True:
-            try:
-                with self._log.reading() as reading:
-                    entries, unreadable = self._page(reading)
-                    end: Head = reading.head()
-            except (SegmentMissing, DamagedSegment):
-                self.cut = True
-                return []
+            with self._log.reading() as reading:
+                entries, unreadable = self._page(reading)
+                end: Head = reading.head()
             for entry in entries:
                 if (fact := self._fault(entry, recorded_at)) is not None:
                     return [Finding("chain", entry.position, fact, self._remedy())]
@@ -173,6 +169,9 @@ class _Walk:
         except UnreadableEntry as error:
             before = error.position - after - 1
             return (reading.read_all(after=after, limit=before) if before > 0 else ()), error
+        except (SegmentMissing, DamagedSegment) as error:
+            self.cut = error.first <= after + 1
+            return (() if self.cut else reading.read_all(after=after, limit=error.first - after - 1)), None
 
     def _fault(self, entry: Entry, recorded_at: int) -> str | None:
         if entry.position != self.head.position + 1:

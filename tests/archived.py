@@ -153,18 +153,23 @@ class StepFiles(MemoryFiles):
     """Files in memory, each verb of which is a step."""
 
     steps = Steps()
+    verb = ""
+
+    def _step(self, verb, *given):
+        self.verb = verb
+        return self.steps.take(lambda: getattr(super(StepFiles, self), verb)(*given))
 
     def folder(self, path):
-        return self.steps.take(lambda: super(StepFiles, self).folder(path))
+        return self._step("folder", path)
 
     def put(self, path, data):
-        return self.steps.take(lambda: super(StepFiles, self).put(path, data))
+        return self._step("put", path, data)
 
     def open(self, path):
-        return self.steps.take(lambda: super(StepFiles, self).open(path))
+        return self._step("open", path)
 
     def rename(self, source, target):
-        return self.steps.take(lambda: super(StepFiles, self).rename(source, target))
+        return self._step("rename", source, target)
 
     def remove(self, path):
-        return self.steps.take(lambda: super(StepFiles, self).remove(path))
+        return self._step("remove", path)

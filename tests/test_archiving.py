@@ -17,7 +17,7 @@ from eventstore.errors import (
 )
 from eventstore.exchange import export_lines, import_lines
 from eventstore.memory import MemoryLog
-from eventstore.workflow import MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
+from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
 from projections.workflow_runs import WORKFLOW_RUNS
 from tests.archived import DAYS, ENDED, GOING, Killed, StepFiles, Steps, everything, lived
 from tests.world import World, forge
@@ -253,12 +253,44 @@ def test_what_is_kept_stays_in_the_log_and_leaves_when_it_is_old_enough(world, d
     assert daemon.archive(keep_days=5).released > 0
 
 
-def test_released_entries_that_others_are_packed_over_stay_until_these_leave(daemon):
-    """The fourth day's note is stored as what differs from one of the second day."""
-    daemon.archive(keep_days=3)
+def test_entries_that_others_are_packed_over_stay_until_these_leave(world, runs):
+    """The second day's note is stored as what differs from one of the first day."""
+    text = "".join(f"{number:x} " for number in range(4_000))
+    runs.store.append("notes", *[LINE] * 9, LogRecorded("app", "line", None, text), LINE)
+    world.jumps(days=3)
+    runs.store.append("notes", LogRecorded("app", "line", None, text + "more"), LINE)
+    world.jumps(days=1)
 
-    fresh = [recorded.entry for recorded in daemon.store.read("notes", after=16)]
-    assert orjson.loads(fresh[0].data)["payload"] == "y" * 6_000
+    runs.archive(keep_days=1)
+    put(runs, days(runs)[0], None)
+
+    (later,) = runs.store.read("notes", after=11, limit=1)
+    assert later.event.payload == text + "more"
+    with runs.store.reading() as reading:
+        assert reading.standing(9, 9) == 0, "others left"
+
+
+def test_killed_between_two_days_that_leave_no_payload_lacks_what_it_is_packed_over(world, runs):
+    runs.store.append("run-1", RunQueued("deploy"), RunStarted("w"))
+    text = "".join(f"{number:x} " for number in range(4_000))
+    for step in range(4):
+        runs.store.append("run-1", CheckpointSaved(step, text + "more" * step), attempt=1)
+        world.jumps(days=1)
+    runs.store.append("run-1", RunCompleted(), attempt=1)
+    world.jumps(days=1)
+    before = [recorded.entry for recorded in runs.store.read("run-1")]
+    runs.archive(keep_days=30)
+    write, steps = runs.store.log.write, Steps(at=2, behind=True)
+    runs.store.log.write = lambda job, **options: steps.take(lambda: write(job, **options))
+
+    with pytest.raises(Killed):
+        runs.archive(keep_days=0)
+
+    again = world.runs()
+    assert len(hot(again, "run-1")) in range(2, 7)
+    assert [recorded.entry for recorded in again.store.read("run-1")] == before
+    again.archive(keep_days=0)
+    assert hot(again, "run-1") == [7], "in one run, since the last ones left first"
 
 
 def test_a_key_is_remembered_while_its_entry_is_in_the_log(world, daemon):

@@ -1,7 +1,7 @@
 """What goes wrong elsewhere, and cannot here: a test for each row of our list, named after its story.
 
-Each docstring quotes the row. Rounds and chains of sessions are in `test_peers_sessions`; those about blobs and
-files in `test_peers_files`; rows about archives get theirs with these.
+Each docstring quotes the row. Rounds and chains of sessions are in `test_peers_sessions`, those about blobs and
+files in `test_peers_files`, those about archives in `test_peers_archive`.
 """
 
 import itertools

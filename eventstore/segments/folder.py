@@ -281,7 +281,7 @@ class Archive:
             raise self._damaged(segment, "no segment has such a name: somebody altered the log's tables")
         stat = self.files.stat(self.path(segment.file))
         if stat is None:
-            raise SegmentMissing(segment.day, str(self.path(segment.file)), segment.first, segment.last)
+            raise SegmentMissing(segment.day, self._shown(segment), segment.first, segment.last)
         if stat[0] != segment.size:
             raise self._damaged(segment, f"it has {stat[0]} bytes, and {segment.size} were written")
         return stat
@@ -292,7 +292,7 @@ class Archive:
         try:
             with self.files.open(self.path(segment.file)) or nullcontext() as file:
                 if file is None:
-                    raise SegmentMissing(segment.day, str(self.path(segment.file)), segment.first, segment.last)
+                    raise SegmentMissing(segment.day, self._shown(segment), segment.first, segment.last)
                 file.seek(block.offset)
                 return self._plain(segment.file, file.read(block.size), block.number)
         except (ValueError, OSError) as error:
@@ -304,5 +304,9 @@ class Archive:
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(segment, f"a line cannot be read ({error})") from error
 
+    def _shown(self, segment: Segment) -> str:
+        """Where its file belongs, seen from beside the database."""
+        return f"{self.folder.name}/{self._logs.name}/{segment.file}"
+
     def _damaged(self, segment: Segment, reason: str) -> DamagedSegment:
-        return DamagedSegment(segment.day, str(self.path(segment.file)), segment.first, segment.last, reason)
+        return DamagedSegment(segment.day, self._shown(segment), segment.first, segment.last, reason)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventstore.blobfiles import PUT_BACK
 from eventstore.commits import Deferred
 from eventstore.errors import MissingBlob, UnreadableEntry
+from eventstore.limits import PAGE_BYTES
 from eventstore.log import ENTRY_BYTES, Census, Entry, Fold, Glance, Head, Need, Weight
 from eventstore.packing import (
     LOOKBACK,
@@ -434,7 +435,15 @@ class SQLiteTransaction(Segmented):
             raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), remedy) from error
 
     def _page(self, cursor: Any) -> list[Entry]:
-        return bounded(map(self._entry, cursor))
+        page: list[Entry] = []
+        size = 0
+        for row in cursor:  # as `bounded`, in place: a call less for each entry is a tenth of the time
+            entry = self._entry(row)
+            page.append(entry)
+            size += len(entry.data)
+            if size > PAGE_BYTES:
+                break
+        return page
 
 
 class SQLiteSnapshot(SQLiteTransaction):

@@ -16,9 +16,10 @@ threads that wait have half a minute, and need milliseconds.
 
 from __future__ import annotations
 
+from eventstore.testing.archive_contract import ArchiveContract
 from eventstore.testing.backend_contract import BackendContract
 from eventstore.testing.store_contract import StoreContract
 
 
-class LogContract(BackendContract, StoreContract):
+class LogContract(BackendContract, ArchiveContract, StoreContract):
     """The suite. A subclass gives `open` and `reopen`; each test begins with a new, empty log in `self.log`."""
