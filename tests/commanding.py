@@ -29,7 +29,15 @@ INPUT = {"env": "prod", "note": "\x1b[31mred\x1b[0m\nnext"}
 @pytest.fixture(autouse=True)
 def plain_surroundings(monkeypatch, tmp_path):
     """80 columns, nothing from the developer's own shell."""
-    for name in ("RUNFOLD_DB", "RUNFOLD_APP", "RUNFOLD_TRACEBACK", "COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+    for name in (
+        "RUNFOLD_DB",
+        "RUNFOLD_APP",
+        "RUNFOLD_KEY_FILE",
+        "RUNFOLD_TRACEBACK",
+        "COLUMNS",
+        "FORCE_COLOR",
+        "NO_COLOR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

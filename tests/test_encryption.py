@@ -17,6 +17,8 @@ from eventstore import MetaSet
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, LostTail, WrongKey
 from eventstore.sqlite import SQLiteLog, driver, unlocking
 from eventstore.testing import LogContract
+from projections.connecting import tables_of
+from projections.testing import TablesContract
 from tests.faults.shim import SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, Shim
 
 pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
@@ -33,6 +35,14 @@ class TestEncryptedLog(LogContract):
 
     def reopen(self, log):
         return SQLiteLog(log.url, key=KEY)
+
+
+class TestEncryptedTables(TablesContract):
+    def open_log(self, folder):
+        return SQLiteLog(folder / "agent.db", key=KEY, synchronous="NORMAL")
+
+    def open_tables(self, log):
+        return tables_of(log)
 
 
 @pytest.fixture

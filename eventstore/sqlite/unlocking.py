@@ -264,8 +264,8 @@ def _opens(path: Path, url: str, access: Access, timeout: float) -> bool:
         index = "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
         if (told := _looks(path, url, access, timeout, index)) is not None:
             return told
-    elif path.with_name(path.name + "-journal").exists():  # cut off in its very first transaction: opening undoes it
-        return True
+    elif path.with_name(path.name + "-journal").exists():
+        return True  # cut off before it was in WAL mode: SQLite undoes that first, which does no harm with a wrong key
     return _looks(path, url, access, timeout, "&immutable=1") is not False
 
 
