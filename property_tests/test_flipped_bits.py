@@ -30,3 +30,12 @@ def test_no_flipped_bit_in_the_wal_of_a_killed_process_loses_its_tail_in_silence
     assert tally.silent == []
     assert sum(tally.of("WAL").values()) == 200
     assert tally.of("WAL")["LostTail"] > 190
+
+
+def test_no_flipped_bit_in_a_segment_a_blob_or_a_backup_stays_unsaid(tmp_path):
+    tally = bits.flip_beside(tmp_path, 16)
+
+    assert tally.silent == []
+    assert set(tally.of("segments")) <= {"told by who reads", "said by verify"}
+    assert set(tally.of("blobs")) == {"told by who reads"}
+    assert sum(tally.of("backup").values()) == 16

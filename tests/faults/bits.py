@@ -1,4 +1,4 @@
-"""Flipped bits: in the database, the WAL and the witness of a process that was killed.
+"""Flipped bits: in the database, the WAL and the witness of a process that was killed, and in what stands beside them.
 
 Each case flips one bit of one file. Then either nothing that can be observed has changed: every entry, by position, by
 stream and by key, and every row, by key and by filter; or opening says so, or `verify` does. For the WAL of a killed
@@ -8,6 +8,9 @@ on opening, or harmless.
 Exempt, since nothing that is observed hangs on them: free pages and unused bytes, frames of the WAL that a later
 checkpoint made void, the rows of `workers` (presence, not facts), and how often an outcome was settled. A flip in the
 witness alone weakens it, with a warning; only two flips, in WAL and witness, could hide a tail.
+
+A flip in a segment or a blob is said by whoever reads there, and always by `verify`. With one in a file of a backup,
+what is restored is what was backed up, or the restore is refused, or says what is damaged.
 """
 
 from __future__ import annotations
@@ -27,11 +30,14 @@ import click
 from attrs import define, field, frozen
 
 import projections
-from eventstore.errors import LostTail
+from eventstore.errors import EventStoreError, LostTail
 from eventstore.notes import LogRecorded, MetaSet
+from eventstore.sqlite import sqlite3
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, ToolCalled, UsageRecorded
 from projections.tables import Range
-from tests.faults.payloads import grown
+from tests.faults.kept import LARGE, old_days
+from tests.faults.payloads import grown, large
+from tests.faults.recording import files_in, read_log, write_files
 
 NAME = "agent.db"
 SUFFIXES = {"database": "", "WAL": "-wal", "witness": "-witness"}
@@ -46,6 +52,10 @@ class Flip:
     file: str
     offset: int
     bit: int
+
+
+BESIDE = {"segments": f"{NAME}-archive/logs/", "blobs": f"{NAME}-blobs/", "backup": "backup/"}
+"""What stands beside the database, and where."""
 
 
 @define
@@ -182,6 +192,83 @@ def _look(runs: Any) -> Any:
 _LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
+class Beside:
+    """Archived days, blobs, and a backup of all that; and what they say when they are whole."""
+
+    def __init__(self, folder: Path, *, compress: bool) -> None:
+        self._folder = folder
+        place = folder / "built"
+        place.mkdir(parents=True)
+        old_days(place)
+        with projections.connect(place / NAME) as runs:
+            runs.archive(keep_days=0, compress=compress)
+            runs.store.append("notes", LogRecorded("t", "large", payload=large(1, LARGE)))
+            runs.store.append("notes", LogRecorded("t", "mention", ref=runs.blobs.write(b"mentioned")))
+            runs.backup(place / "backup")
+            self._truth = _everything(runs)
+        self._files = files_in(place)
+
+    def flips(self, kind: str, number: int, chance: random.Random) -> Iterator[Flip]:
+        """So many bits of files of a kind, of each file alike."""
+        names = [name for name, data in self._files.items() if name.startswith(BESIDE[kind]) and data]
+        for _ in range(number):
+            name = chance.choice(names)
+            yield Flip(name, chance.randrange(len(self._files[name])), chance.randrange(8))
+
+    def verdict(self, kind: str, flip: Flip) -> str:
+        """What becomes of a flip."""
+        data = bytearray(self._files[flip.file])
+        data[flip.offset] ^= 1 << flip.bit
+        place = self._folder / "opened"
+        shutil.rmtree(place, ignore_errors=True)
+        write_files(place, {**self._files, flip.file: bytes(data)})
+        return _of_a_backup(place, self._truth) if kind == "backup" else _of_the_log(place, self._truth)
+
+
+def _of_the_log(place: Path, truth: Any) -> str:
+    with projections.connect(place / NAME) as runs:
+        try:
+            read = "read" if _everything(runs) == truth else "silent"
+        except EventStoreError:
+            read = "told by who reads"
+        if runs.verify().ok and runs.blobs.check().ok:
+            return "silent"
+        return "said by verify" if read == "read" else read
+
+
+def _of_a_backup(place: Path, truth: Any) -> str:
+    target = place / "restored"
+    target.mkdir()
+    try:
+        made = projections.restore(place / "backup", target / NAME)
+    except (EventStoreError, sqlite3.Error) as error:
+        return "refused" if str(error) else "silent"
+    if made.log.findings:
+        return "told by the restore"
+    with projections.connect(target / NAME) as runs:
+        return "harmless" if _everything(runs) == truth else "silent"
+
+
+def _everything(runs: Any) -> Any:
+    blobs = {item.name: runs.blobs.read(item.name) for item in runs.store.log.blobs.each() if item.name}
+    return read_log(runs.store.log), blobs
+
+
+def flip_beside(folder: Path, number: int, *, seed: int = 1) -> Tally:
+    """Flip so many bits of segments, plain and compressed, of blobs, and of a backup of both."""
+    tally = Tally()
+    chance = random.Random(seed)
+    for compress in (False, True):
+        specimen = Beside(folder / f"beside-{compress}", compress=compress)
+        for kind in BESIDE:
+            for flip in specimen.flips(kind, (number + 1) // 2, chance):
+                verdict = specimen.verdict(kind, flip)
+                tally.flips[kind, verdict] += 1
+                if verdict == "silent":
+                    tally.silent.append(flip)
+    return tally
+
+
 def flip_all(folder: Path, numbers: dict[str, int], *, seed: int = 1, header: bool = False) -> Tally:
     """Flip so many bits of each file, and all of the database's header if that is wished.
 
@@ -207,11 +294,14 @@ def flip_all(folder: Path, numbers: dict[str, int], *, seed: int = 1, header: bo
 @click.option("--flips", default=1_000, show_default=True, type=click.IntRange(1), help="Of each file.")
 @click.option("--seed", default=1, show_default=True, help="Of all choices.")
 def bits(flips: int, seed: int) -> None:
-    """Flip bits of database, WAL and witness; exits 1 if a change stays silent."""
+    """Flip bits of database, WAL, witness, segments, blobs and backups; exits 1 if a change stays silent."""
     logging.disable(logging.WARNING)  # a damaged witness says so each time
     with tempfile.TemporaryDirectory(prefix="runfold-bits-") as folder:
         tally = flip_all(Path(folder), dict.fromkeys(SUFFIXES, flips), seed=seed, header=True)
-    for file in ("database", "database, closed", "WAL", "witness"):
+        beside = flip_beside(Path(folder), flips, seed=seed)
+    tally.flips += beside.flips
+    tally.silent += beside.silent
+    for file in ("database", "database, closed", "WAL", "witness", *BESIDE):
         counts = tally.of(file)
         words = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
         click.echo(f"{file}: {sum(counts.values())} flips: {words}")

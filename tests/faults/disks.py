@@ -37,7 +37,7 @@ import click
 from attrs import define, field, frozen
 
 import projections
-from eventstore.errors import ChildrenOpen, EventStoreError, OutcomeUnknown, Waiting
+from eventstore.errors import ChildrenOpen, EventStoreError, OutcomeUnknown, RestoreRefused, Waiting
 from eventstore.exchange import export_lines, import_lines
 from eventstore.files import OperatingSystem
 from eventstore.integrity import chain, genesis
@@ -50,6 +50,7 @@ from projections import System
 from projections.connecting import tables_of
 from projections.system import Identity
 from tests.faults import shim
+from tests.faults.kept_calls import KEPT_CALLS
 from tests.faults.payloads import grown, noise
 from tests.faults.recording import shim as device
 
@@ -75,6 +76,7 @@ _CODES = {
     "files.touch": (("EIO", errno.EIO),),
     "files.rename": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.remove": (("EIO", errno.EIO),),
+    "files.publish": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.lock": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.hold": (("EIO", errno.EIO), ("full", errno.ENOSPC)),
     "files.overwrite": (("EIO", errno.EIO), ("full", errno.ENOSPC), ("short", shim.SHORT)),
@@ -84,7 +86,7 @@ _CODES = {
 _READS = ("files.read", "files.open", "files.names", "files.stat")
 _WRITES = (
     "write", "files.make", "files.hold", "files.overwrite", "files.folder", "files.writing", "files.write",
-    "files.rename", "files.lock",
+    "files.rename", "files.publish", "files.lock",
 )  # fmt: skip
 _CHANGES = (*_WRITES, "sync", "truncate", "delete", "files.sync", "files.touch", "files.remove")
 
@@ -104,7 +106,7 @@ class Fault:
     @property
     def readable(self) -> bool:
         """Whether a handle that was open before can still read."""
-        return not (self.stays and self.kind in ("read", "open"))
+        return not (self.stays and self.kind in ("read", "open", *_READS))
 
     def hits(self, kind: str) -> bool:
         """Whether a disk that stays broken in this way fails at such an operation."""
@@ -189,6 +191,10 @@ class FaultyFiles(OperatingSystem):
     def rename(self, source: Path, target: Path) -> None:
         self._ask("files.rename")
         super().rename(source, target)
+
+    def publish(self, source: Path, target: Path) -> bool:
+        self._ask("files.publish")
+        return super().publish(source, target)
 
     def remove(self, path: Path) -> bool:
         self._ask("files.remove")
@@ -350,9 +356,13 @@ class Bench:
             start_of=self.processes.get,
         )
 
+    def files(self) -> FaultyFiles:
+        """The port for file work."""
+        return FaultyFiles(self.disk)
+
     def connect(self, identity: Identity = ME) -> Any:
         """Open the store on the disk."""
-        log = WatchedLog(self.path, self.ledger, files=FaultyFiles(self.disk), busy_timeout=1.0, **self.options)
+        log = WatchedLog(self.path, self.ledger, files=self.files(), busy_timeout=1.0, **self.options)
         self.runs = projections.connect(log, system=self.system(identity), tables=tables_of(log))
         return self.runs
 
@@ -416,8 +426,10 @@ def furnish(folder: Path) -> None:
 def copy(source: Path, target: Path) -> Path:
     """The files as they stand, as whoever comes after a kill finds them. Nobody else has them open."""
     target.mkdir()
-    for suffix in ("", "-wal", "-witness"):
-        if (file := source / f"{NAME}{suffix}").exists():
+    for file in source.glob(f"{NAME}*"):
+        if file.is_dir():
+            shutil.copytree(file, target / file.name)
+        elif not file.name.endswith("-shm"):
             shutil.copyfile(file, target / file.name)
     return target
 
@@ -529,6 +541,8 @@ class Call:
     """Whether the store is open before."""
     closes: bool = False
     options: dict[str, int] = field(factory=dict)
+    proof: Callable[[Bench], list[str]] | None = None
+    """Of a call that is made again once the disk is mended: what is then not as it must be."""
 
 
 CALLS = (
@@ -575,6 +589,7 @@ CALLS = (
     Call("read", _looked, lambda b: b.connect_again(), options={"cache": 1}),
     Call("facts, examine", _examined, lambda b: b.connect_again(), options={"cache": 1}),
     Call("close", lambda b: b.runs.close(), closes=True),
+    *(Call(name, act, ready, proof=proof) for name, act, ready, proof in KEPT_CALLS),
 )
 
 
@@ -655,6 +670,8 @@ def _perform(
         for unknown in bench.ledger.unknown:
             if _resolve(bench, unknown) != answers[unknown.position, unknown.hash]:
                 wrong.append("resolve changed its mind")
+        if call.proof is not None:
+            wrong += _made_again(call, bench)
         copy(bench.folder, room / "killed later")
         outcome.written = [(e.stream, e.type) for e in entries[len(before) : -1]]
     elif not bench.runs or call.closes:
@@ -670,6 +687,16 @@ def _perform(
         wrong += _judged(room / "killed later", bench.ledger, answers, "killed after it was mended")
     for time in ("first", "second", "third"):
         wrong += _judged(bench.folder, bench.ledger, answers, f"opened for the {time} time")
+
+
+def _made_again(call: Call, bench: Bench) -> list[str]:
+    """Whether it can be, once the disk is mended, and what it left; a restore is not made where one stands."""
+    try:
+        with suppress(RestoreRefused):
+            call.act(bench)
+        return call.proof(bench) if call.proof is not None else []
+    except Exception as error:  # noqa: BLE001
+        return [f"it cannot be made again once the disk is mended: {error!r}"]
 
 
 def _unstuck(bench: Bench) -> list[str]:
@@ -690,7 +717,9 @@ def _unclear(error: Exception, bench: Bench) -> list[str]:
     if isinstance(error, EventStoreError):
         return [] if str(error) else [f"{error!r} says nothing"]
     notes = getattr(error, "__notes__", ())
-    if isinstance(error, sqlite3.Error) and any(str(bench.path) in note for note in notes):
+    if isinstance(error, sqlite3.Error) and any(str(bench.folder) in note for note in notes):
+        return []
+    if isinstance(error, OSError) and error.strerror:  # of a file beside the database
         return []
     return [f"the error is not clear: {error!r} with the notes {list(notes)}"]
 

@@ -6,7 +6,8 @@ some lives two write side by side. Then whoever opens the files must find
 
 * everything that was acknowledged, hash for hash, and so, by the chain, all that stands before it;
 * beyond it nothing but what the interrupted calls may write; versions and positions dense, each key once;
-* no lost tail (a mere kill loses nothing), and tables that are the fold of the log.
+* no lost tail (a mere kill loses nothing), and tables that are the fold of the log;
+* each sealed day whole in its file, each blob that is needed or mentioned, and a backup that restores, if one ended.
 
 The next life makes the interrupted call again under its key, which must not double it, and a tool's effect may happen
 once only. Some lives find the files as the last one left them, others after somebody opened and closed them.
@@ -35,18 +36,35 @@ import click
 from attrs import define, field
 
 import projections
-from eventstore.errors import EventStoreError, RebuildSuperseded, Refused, Unreturned, Waiting
+from eventstore.backups.manifest import MANIFEST
+from eventstore.errors import BackupRefused, EventStoreError, RebuildSuperseded, Refused, Unreturned, Waiting
 from eventstore.exchange import import_lines
 from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
+from eventstore.packing import BLOB_FROM
 from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed
+from projections import System
 from projections.connecting import tables_of
-from tests.faults.payloads import grown, noise
+from tests.faults.payloads import grown, large, noise
+from tests.faults.recording import read_log
 
 NAME = "agent.db"
 LARGEST = 1_500
 """Entries after which a new database is begun, so that each look at all of it stays short."""
+RESTORED = 0.3
+"""How often a look restores the backup, too."""
+
+
+_BORN = time.time_ns() // 1000
+_DAYS_A_SECOND = 2
+YOUNG = timedelta(days=40)
+"""Twenty real seconds: longer than a life takes from a blob to its mention, or from a kill to the same call again."""
+
+
+def hurried() -> int:
+    """A clock on which two days pass in a second, so that there are old days to be archived."""
+    return _BORN + (time.time_ns() // 1000 - _BORN) * 86_400 * _DAYS_A_SECOND
 
 
 class _Log(SQLiteLog):
@@ -120,8 +138,8 @@ class Life:
         log = _Log.__new__(_Log)
         log.written = self.written
         log.__init__(self.path)  # type: ignore[misc]
-        self.runs = projections.connect(log, tables=tables_of(log))
-        self.worker = self.runs.worker("w", lease=timedelta(hours=1))
+        self.runs = projections.connect(log, tables=tables_of(log), system=System(microseconds=hurried))
+        self.worker = self.runs.worker("w", lease=timedelta(days=1))
         self.attempt = None
 
     def submit(self, number: int) -> None:
@@ -192,6 +210,28 @@ class Life:
         if not self.runs.check().ok:
             raise AssertionError("a living process finds tables that are not the fold of the log")
 
+    def archive(self, number: int) -> None:
+        self.runs.archive(keep_days=YOUNG.days, compress=bool(number % 2))
+
+    def put_back(self, _number: int) -> None:
+        if days := [segment.day for segment in self.runs.segments()]:
+            self.runs.restore_days([self.chance.choice(days)])
+
+    def blob(self, number: int) -> None:
+        digest = self.runs.blobs.write(b"%d" % (number % 7) * 50)
+        self.runs.store.append("notes-0", LogRecorded("t", "blob", ref=digest), key=f"bl{number}")
+
+    def large(self, number: int) -> None:
+        payload = large(number % 5, BLOB_FROM + 10_000)
+        self.runs.store.append("notes-1", LogRecorded("t", "large", payload=payload), key=f"l{number}")
+
+    def collect(self, _number: int) -> None:
+        self.runs.blobs.gc(min_age=YOUNG)
+
+    def back_up(self, _number: int) -> None:
+        with suppress(BackupRefused):  # the other living process is at it
+            self.runs.backup(self.path.with_name("backup"))
+
     def take_in(self, number: int) -> None:
         line = b'{"stream": "taken-%d", "type": "LogRecorded", "data": {"source": "t", "kind": "%d"}}\n'
         import_lines(self.runs.store, io.BytesIO(b"".join(line % (number, i) for i in range(5))), resume=True)
@@ -220,6 +260,12 @@ CALLS: dict[str, tuple[Callable[[Life, int], None], int, set[str]]] = {
     "rebuild": (Life.rebuild, 2, set()),
     "check": (Life.check, 1, set()),
     "take_in": (Life.take_in, 3, {"LogRecorded"}),
+    "archive": (Life.archive, 3, {"LogRecorded"}),
+    "put_back": (Life.put_back, 1, set()),
+    "blob": (Life.blob, 3, {"LogRecorded"}),
+    "large": (Life.large, 1, {"LogRecorded"}),
+    "collect": (Life.collect, 2, set()),
+    "back_up": (Life.back_up, 1, set()),
 }
 """Every call: how it is made, how often, and what it may have written when it is killed."""
 KEYED = {"submit", "append", "batch", "take_in"}
@@ -244,6 +290,8 @@ class Result:
     databases: int = 0
     effects: int = 0
     looks: int = 0
+    restored: int = 0
+    """Backups."""
     wrong: list[str] = field(factory=list)
 
 
@@ -357,12 +405,16 @@ class Supervisor:
         if self._chance.random() < 0.5:
             place = folder / "copy"
             place.mkdir()
-            for suffix in ("", "-wal", "-witness"):
-                if (file := folder / f"{NAME}{suffix}").exists():
+            for file in folder.glob(f"{NAME}*"):
+                if file.is_dir():
+                    shutil.copytree(file, place / file.name)
+                elif not file.name.endswith("-shm"):
                     shutil.copyfile(file, place / file.name)
         try:
             with projections.connect(place / NAME) as runs:
                 entries = self._judge(runs)
+            if (folder / "backup" / MANIFEST).exists() and self._chance.random() < RESTORED:
+                self._restore(folder, place)
         except EventStoreError as error:
             self.result.wrong.append(f"it cannot be opened: {type(error).__name__}: {error}")
             return 0
@@ -371,10 +423,29 @@ class Supervisor:
                 shutil.rmtree(place)
         return entries
 
+    def _restore(self, folder: Path, place: Path) -> None:
+        """What the last backup that ended holds is the beginning of the log."""
+        self.result.restored += 1
+        target = folder / "restored"
+        target.mkdir()
+        made = projections.restore(folder / "backup", target / NAME)
+        self.result.wrong += [f"a restored backup: {finding}" for finding in made.log.findings]
+        with projections.connect(place / NAME) as runs, runs.store.reading() as reading:
+            if (stands := reading.hash_at(made.log.position)) is None or stands.hex() != made.log.hash:
+                self.result.wrong.append("a backup holds what the log does not")
+        shutil.rmtree(target)
+
     def _judge(self, runs: Any) -> int:
         wrong = self.result.wrong
-        with runs.store.reading() as reading:
-            entries = list(reading.read_all(after=0, limit=100_000))
+        entries = read_log(runs.store.log)
+        wrong += [str(fault) for fault in runs.blobs.check().faults]
+        mentioned = {entry.data[at : at + 64] for entry in entries if '"kind":"blob"' in entry.data
+                     for at in [entry.data.index('"ref":"') + 7]}  # fmt: skip
+        wrong += [f"the blob {digest} is gone" for digest in mentioned if not runs.blobs.exists(digest)]
+        for segment in runs.segments():
+            with runs.store.reading() as reading:
+                blocks = reading.blocks(segment)
+            runs.store.log.archive.prove(segment, blocks)
         digest = genesis(runs.store.log.id)
         versions: Counter[str] = Counter()
         for number, entry in enumerate(entries, start=1):
@@ -416,7 +487,8 @@ def kills(wanted: int, seed: int) -> None:
         result = Supervisor(Path(folder), kills=wanted, seed=seed).run()
     click.echo(
         f"{result.kills} kills over {result.databases} databases; {result.calls} calls returned, "
-        f"{result.acknowledged} events acknowledged, {result.effects} effects; "
+        f"{result.acknowledged} events acknowledged, {result.effects} effects, "
+        f"{result.restored} backups restored; "
         f"{result.stood} times events of an interrupted call stood"
     )
     click.echo("killed within: " + ", ".join(f"{name} {number}" for name, number in result.in_flight.most_common()))
