@@ -101,6 +101,8 @@ def failures(kind: str = "Error") -> tuple[type[Exception], ...]:
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 _OPENING = threading.Lock()
+_USED: set[str] = set()
+"""Names of the drivers that opened anything in this process."""
 
 
 def _never_close() -> None:
@@ -166,7 +168,8 @@ def opened(
     """
     with _OPENING:  # or another thread opens it by the other driver between the look and the act
         file = _file_of(path)
-        for other in tuple(_OPEN):
+        _USED.add(access.driver.name)
+        for other in tuple(_OPEN) if len(_USED) > 1 else ():
             # Two SQLite libraries do not know of each other: one that closes the file drops the locks of the other.
             if other.file == file and other.access.driver is not access.driver and _is_open(other):
                 how = "with a key" if access.driver is PLAIN else "without a key"
