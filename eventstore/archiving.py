@@ -151,7 +151,8 @@ def restore_days(
         todo = {day: known[day].entries - reading.standing(known[day].first, known[day].last) for day in wanted}
     total = sum(todo.values())
     if dry_run:
-        return Restored(dry_run=True, days=tuple(wanted), entries=total, left=0)
+        left = _barred(store, [known[day] for day in wanted if todo[day]])
+        return Restored(dry_run=True, days=tuple(wanted), entries=total - left, left=left)
     _refuse_read_only(store)
     back = 0
     with folder.held():
@@ -161,6 +162,23 @@ def restore_days(
                 if progress is not None:
                     progress("restore", back, total)
     return Restored(dry_run=False, days=tuple(wanted), entries=back, left=total - back)
+
+
+def _barred(store: EventStore, segments: Iterable[Segment]) -> int:
+    """How many entries of these days would stay in their segments, since their keys were used again."""
+    folder: Archive = store.log.archive
+    used: set[tuple[str, str]] = set()
+    left = 0
+    for segment in segments:
+        with store.reading() as reading:
+            held = set(reading.held(segment.first, segment.last))
+            for block in reading.blocks(segment):
+                for entry in folder.entries(segment, block):
+                    if entry.key is not None and entry.position not in held:
+                        name = entry.stream, entry.key
+                        left += name in used or reading.keyed(*name) is not None
+                        used.add(name)
+    return left
 
 
 def _put_back(store: EventStore, folder: Archive, segment: Segment) -> Iterator[int]:

@@ -258,16 +258,21 @@ class Gate:
             KeyReused: they stand with other content, or were a longer or shorter batch.
         """
         key = drafts[0].key if drafts else None
-        if key is None or (first := reading.keyed(stream, key)) is None:
+        if key is None:
             return None
-        entries = list(reading.read(stream, after=first.version - 1, limit=len(drafts) + 1))
+        # The first may have left for a segment, and a later one of its batch stayed, being the stream's last.
+        keys = [key, *(_batch_key(key, number) for number in range(2, len(drafts) + 1))]
+        if (found := reading.keyed(stream, *keys)) is None:
+            return None
+        before = found.version - keys.index(found.key or key) - 1
+        entries = list(reading.read(stream, after=before, limit=len(drafts) + 1))
         longer = entries[len(drafts) :]
         same = len(entries) >= len(drafts) and all(
             entry.key == draft.key and entry.type == draft.type and same_json(entry.data, draft.data)
             for entry, draft in zip(entries, drafts, strict=False)
         )
         if not same or (longer and longer[0].key == _batch_key(key, len(drafts) + 1)):
-            raise KeyReused(stream, key, first.version)
+            raise KeyReused(stream, key, before + 1)
         return tuple(self.codec.recorded(entry) for entry in entries[: len(drafts)])
 
     # --- what is known since the last append --------------------------------------------------------------------

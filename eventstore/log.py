@@ -239,8 +239,8 @@ class Reading(Protocol):
             stream: only its entries.
         """
 
-    def keyed(self, stream: str, key: str) -> Entry | None:
-        """The entry that bears this key in this stream."""
+    def keyed(self, stream: str, *keys: str) -> Entry | None:
+        """The entry that the log itself holds under this key in this stream; under several, the first of them."""
 
     def hash_at(self, position: int) -> bytes | None:
         """The hash of the entry at this position; that of position 0 follows from the log's id."""

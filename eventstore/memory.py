@@ -130,10 +130,10 @@ class MemoryTransaction:
             ["" if entry.position in self.root.blobs else entry.data[: peek.get(entry.type, 0)] for entry in entries],
         )
 
-    def keyed(self, stream: str, key: str) -> Entry | None:
+    def keyed(self, stream: str, *keys: str) -> Entry | None:
         """See `log.Reading`."""
-        position = self.root.keys.get((stream, key))
-        return None if position is None else self._whole(self.root.entries[position])
+        found = [at for key in keys if (at := self.root.keys.get((stream, key))) is not None]
+        return self._whole(self.root.entries[min(found)]) if found else None
 
     def hash_at(self, position: int) -> bytes | None:
         """See `log.Reading`."""

@@ -94,6 +94,22 @@ def due(retention: Retention, now: datetime) -> date:
     return (now - passed).date()
 
 
+def _is_done(day: date, last: date | None) -> bool:
+    """Whether a day's round was done, if that of `last` was; pure.
+
+    One day ahead is a worker whose clock goes before ours. What is further ahead was written under a clock that was
+    wrong; went we by it, nothing would be done until then.
+    """
+    return last is not None and 0 <= (last - day).days <= 1
+
+
+def _day_in(data: bytes | None) -> date | None:
+    try:
+        return None if data is None else date.fromisoformat(data.decode())
+    except ValueError:  # damaged: a round too many costs nothing
+        return None
+
+
 class Keeper:
     """Sees to a store's retention.
 
@@ -111,7 +127,7 @@ class Keeper:
         self._retention = retention
         self._system = system
         self._stopping = stopping
-        self._done = ""
+        self._done: date | None = None
         self._not_before = 0.0
 
     def run(self, closed: threading.Event) -> None:
@@ -132,8 +148,8 @@ class Keeper:
         Raises:
             StoreClosed: the store was closed.
         """
-        day = due(self._retention, self._system.now()).isoformat()
-        if self._done >= day or self._system.monotonic() < self._not_before:
+        day = due(self._retention, self._system.now())
+        if _is_done(day, self._done) or self._system.monotonic() < self._not_before:
             return None
         try:
             done = self._alone(day)
@@ -144,24 +160,23 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever fails here must cost no run anything
             _LOG.exception("the retention of %s failed; trying again in an hour", self._store.log.url)
             self._not_before = self._system.monotonic() + _AGAIN
-            done = Round(day, "failed", error=f"{type(error).__name__}: {error}")
+            done = Round(day.isoformat(), "failed", error=f"{type(error).__name__}: {error}")
         if done is not None:
             self.last = done
             self._tell(done)
         return done
 
-    def _alone(self, day: str) -> Round | None:
+    def _alone(self, day: date) -> Round | None:
         """One round, unless another process is at it, which raises, or has done that day's."""
         folder = self._store.log.archive
         files = folder.files
         files.folder(folder.folder)
         with files.lock(folder.folder / _LOCK):
-            standing = files.read(folder.folder / _DONE) or b""
-            if standing.decode("ascii", "replace") < day:
-                done = self._round(day)
+            if not _is_done(day, _day_in(files.read(folder.folder / _DONE))):
+                done = self._round(day.isoformat())
                 if done.outcome != "done":
                     return done
-                files.put(folder.folder / _DONE, day.encode())
+                files.put(folder.folder / _DONE, day.isoformat().encode())
                 self._done = day
                 return done
         self._done = day

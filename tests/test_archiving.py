@@ -446,6 +446,25 @@ def test_a_day_that_holds_an_altered_entry_is_not_sealed_and_those_before_it_are
     assert (days(daemon), standing(daemon)) == ([*DAYS], stood + len(DAYS))
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["its last entry stays", "others came under its key"])
+def test_a_batch_is_known_by_its_key_while_one_of_its_entries_is_in_the_log(world, runs, others):
+    batch = [evolve(LINE, payload=number) for number in range(3)]
+    runs.store.append("line", *[LINE] * 9)
+    placed = runs.store.append("line", *batch, key="k")
+    world.jumps(days=1)
+    runs.archive(keep_days=0)
+    assert hot(runs, "line") == [*range(1, 9), 12]
+    for number in range(others):
+        runs.store.append("line", evolve(LINE, payload=f"another {number}"), key="k")
+    before = head(runs)
+
+    if others:
+        with pytest.raises(KeyReused):
+            runs.store.append("line", LINE, key="k")
+    assert runs.store.append("line", *batch, key="k") == placed
+    assert head(runs) == before
+
+
 # --- segments that are not as they were ---------------------------------------------------------------------------
 
 
@@ -584,6 +603,25 @@ def test_all_days_come_back_also_while_no_file_is_needed_any_more(world, daemon)
     assert everything(world.runs(), until) == before
 
 
+def test_a_dry_run_says_which_entries_cannot_come_back_since_their_keys_were_used_again(world, runs):
+    for number in range(12):
+        runs.store.append("line", LINE, key=f"k{number}")
+    world.jumps(days=1)
+    runs.archive(keep_days=0)
+    runs.store.append("line", LINE, LINE, key="k9")
+    runs.store.append("line", LINE)
+    world.jumps(days=1)
+    runs.archive(keep_days=0)  # and of two that left under one key, the older one comes back
+    runs.store.append("line", LINE, key="k10")
+
+    promised = runs.restore_days(dry_run=True)
+    done = runs.restore_days()
+
+    assert evolve(promised, dry_run=False) == done
+    assert done.left == 2
+    assert runs.verify().ok
+
+
 def test_a_day_that_is_not_sealed_cannot_come_back(daemon):
     with pytest.raises(InvalidArgument, match="no day is sealed yet"):
         daemon.restore_days(["2026-01-01"])
@@ -630,6 +668,23 @@ def test_vacuum_gives_the_room_back(filed):
 
     assert done.freed > 100_000
     assert world.runs().verify().ok
+
+
+@pytest.mark.parametrize("harm", ["file", "folder", "no folder"])
+def test_a_link_or_a_file_in_the_place_of_a_folder_is_a_damaged_segment_and_not_followed(filed, tmp_path, harm):
+    _, runs = filed
+    runs.archive(keep_days=0)
+    file = path_of(runs, DAYS[0])
+    replaced = file if harm == "file" else file.parent
+    replaced.rename(tmp_path / "elsewhere")
+    if harm == "no folder":
+        replaced.write_bytes(b"")
+    else:
+        replaced.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(DamagedSegment, match=DAYS[0]):
+        list(runs.store.read("run-1"))
+    assert {finding.position for finding in runs.verify().findings} >= {1}
 
 
 def test_an_archive_moves_with_its_database(filed, tmp_path):

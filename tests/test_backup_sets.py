@@ -274,6 +274,25 @@ def test_days_that_were_put_back_are_backed_up_as_they_read(filed, folder):
     assert copy.verify().ok
 
 
+def test_keys_that_came_back_with_their_days_are_remembered_by_the_backup_too(filed, folder):
+    world, runs, again = filed
+    for number in range(12):  # more than a stream of notes spares
+        (last,) = runs.store.append("line", LogRecorded("app", "line", payload=number), key=f"k{number}")
+    runs.store.append("line", LogRecorded("app", "line"))
+    world.jumps(days=1)
+    runs.archive(keep_days=0)
+    runs.backup(folder)
+    runs.restore_days()
+    head = runs.store.head()
+
+    runs.backup(folder)
+
+    copy = again(folder)
+    assert copy.store.append("line", LogRecorded("app", "line", payload=11), key="k11") == (last,)
+    assert copy.store.head() == head
+    assert copy.verify().ok
+
+
 def test_a_run_that_may_go_on_keeps_its_keys_through_backup_and_restore(filed, folder):
     _, runs, again = filed
     runs.archive(keep_days=0)

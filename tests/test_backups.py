@@ -239,6 +239,13 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_name(runs, folder, tmp
     assert not [*tmp_path.glob("*again.db*")]
 
 
+def test_a_folder_with_a_lock_among_other_things_is_refused_such_as_that_of_an_archive(runs, tmp_path):
+    runs.archive(keep_days=0)
+
+    with unchanged(tmp_path / "agent.db-archive"), pytest.raises(BackupRefused, match="it holds other things"):
+        runs.backup(tmp_path / "agent.db-archive")
+
+
 def test_a_folder_of_other_things_or_a_file_is_refused(runs, tmp_path):
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "letter.txt").write_text("dear")

@@ -82,6 +82,26 @@ def test_a_round_is_done_once_a_day_and_again_on_the_next(world, runs):
     assert looks[-1].sealed == 1
 
 
+def test_a_clock_that_was_far_ahead_or_a_damaged_note_of_the_day_stops_no_later_round(world, runs):
+    one = keeper(world, runs)
+    world.jumps(days=9_000)
+    assert one.look().outcome == "done"
+    world.jumps(days=-9_000)
+
+    assert one.look().outcome == "done"
+    assert (one.look(), keeper(world, runs).look()) == (None, None)
+    folder = runs.store.log.archive
+    folder.files.put(folder.folder / "retention", b"\xff9999")
+    assert keeper(world, runs).look().outcome == "done"
+
+
+def test_a_worker_whose_clock_is_behind_does_not_do_the_day_before_again(world, runs):
+    assert keeper(world, runs).look().outcome == "done"
+    world.jumps(hours=-1)
+
+    assert keeper(world, runs).look() is None
+
+
 def test_of_several_workers_one_does_the_round(world, runs):
     other = keeper(world, world.runs())
 

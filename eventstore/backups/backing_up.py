@@ -144,7 +144,8 @@ def _held(files: Files, folder: Path) -> Iterator[Manifest | None]:
         names = files.names(folder)
     except NotADirectoryError as error:
         raise BackupRefused(str(folder), "it is a file; name a folder") from error
-    if names and not {LOCK, DATABASE, MANIFEST} & {*names}:
+    # A lock alone was left by a first backup that was killed; others have one among their own things.
+    if names and names != [LOCK] and not {DATABASE, MANIFEST} & {*names}:
         raise BackupRefused(str(folder), "it holds other things; name an empty folder, or one that is not there yet")
     files.folder(folder)
     try:

@@ -142,6 +142,7 @@ def copy(source: Log, target: Log, moment: Moment, *, progress: Progress | None 
         if progress is not None:
             progress(done, moment.head.position - start.position)
     _release(source, target, moment.segments)
+    _put_back(source, target, moment.segments)
     return Copied(done, segments, blobs, damaged)
 
 
@@ -246,6 +247,24 @@ def _release(source: Log, target: Log, segments: Iterable[Segment]) -> None:
             going = [*reading.free(going)] if going else []
         for start in range(0, len(going), _ROWS):
             target.write(partial(_let_go, going[start : start + _ROWS]))
+
+
+def _put_back(source: Log, target: Log, segments: Iterable[Segment]) -> None:
+    """Have in the copy what came back into the source from its segments: with it, its keys are remembered again."""
+    for segment in segments:
+        with source.reading() as reading:
+            held = set(reading.held(segment.first, segment.last))
+        with target.reading() as reading:
+            coming = sorted(held.difference(reading.held(segment.first, segment.last)))
+        while coming:
+            with target.reading() as reading:
+                entries = reading.at(coming[:_ROWS])
+            target.write(partial(_come_back, entries))
+            coming = coming[len(entries) :]
+
+
+def _come_back(entries: Sequence[Entry], writing: Writing) -> None:
+    writing.put_back(entries)
 
 
 def _let_go(positions: Sequence[int], writing: Writing) -> None:

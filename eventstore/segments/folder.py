@@ -279,7 +279,10 @@ class Archive:
     def _stat(self, segment: Segment) -> object:
         if not _NAME.fullmatch(segment.file) or not segment.file.startswith(segment.day):
             raise self._damaged(segment, "no segment has such a name: somebody altered the log's tables")
-        stat = self.files.stat(self.path(segment.file))
+        try:
+            stat = self.files.stat(self.path(segment.file))
+        except OSError as error:  # a symlink, or no folder where one is to be
+            raise self._damaged(segment, str(error)) from error
         if stat is None:
             raise SegmentMissing(segment.day, self._shown(segment), segment.first, segment.last)
         if stat[0] != segment.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
 from collections import Counter
@@ -219,13 +220,15 @@ class SQLiteTransaction(Segmented):
 
         return [*filled(rows, after, itemgetter(place), left, last=last)]
 
-    def keyed(self, stream: str, key: str) -> Entry | None:
+    def keyed(self, stream: str, *keys: str) -> Entry | None:
         """See `log.Reading`."""
-        row = self.execute(
-            f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND key = ?",  # noqa: S608
-            (stream, key),
-        ).fetchone()
-        return None if row is None else self._entry(row)
+        several = len(keys) > 1
+        named, value = ("IN (SELECT value FROM json_each(?))", json.dumps(keys)) if several else ("= ?", keys[0])
+        found = self.execute(
+            f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND key {named}",  # noqa: S608
+            (stream, value),
+        ).fetchall()  # no ORDER BY, or SQLite would walk along the stream instead of looking for keys
+        return self._entry(min(found, key=itemgetter(2))) if found else None
 
     def hash_at(self, position: int) -> bytes | None:
         """See `log.Reading`."""
