@@ -3,7 +3,7 @@
 What a run made (a working copy, a report) is saved under its attempt, fenced as all of its work is: first the blobs,
 then a generic entry of kind `files-saved` that names each by path, digest, size and whether it may be executed. A file
 that did not change since the last time is kept once. Times, owners and other modes are not kept, nor are empty folders;
-symlinks and what is no file are not followed and not kept, and the set tells which were left out.
+symlinks, what is no file, and the files of the store itself are not kept, and the set tells which were left out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FileSet:
     files: Mapping[str, SavedFile]
     """By path within the folder, with slashes."""
     left_out: tuple[str, ...]
-    """Symlinks, and what is no file."""
+    """Symlinks, what is no file, and the files of the store itself."""
 
 
 def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
@@ -69,9 +69,12 @@ def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
     files.own(root)
     listed: dict[str, Json] = {}
     left_out: list[str] = []
-    for path, place in _walked(files, root, ""):
+    for path, place in _walked(files, root, "", blobs.is_ours):
         if not path.isprintable() and not _is_text(path):
             raise InvalidArgument("folder", str(folder), f"holds the name {path!r}, which is no text; rename it")
+        if blobs.is_ours(place):  # even to open it and close it again would drop SQLite's locks
+            left_out.append(path)
+            continue
         # `stat` refuses a symlink; a pipe is refused where it is opened, and not waited for.
         try:
             found = files.stat(place)
@@ -134,7 +137,8 @@ class FileSets:
 
         Raises:
             RunNotFound: no run of that id.
-            InvalidArgument: it saved no such set, or a path in it leads out of the folder; nothing was written.
+            InvalidArgument: it saved no such set, or a path in it leads out of the folder, or to a file of this store;
+                nothing was written.
             MissingBlob: a file of it is missing or damaged; nothing was written.
             OSError: the disk does not take it, or a symlink is in the way; some files may stand.
         """
@@ -148,6 +152,10 @@ class FileSets:
             if not self._blobs.exists(digest):
                 raise MissingBlob(digest)
         root = Path(folder).resolve()
+        for path, parts in places.items():
+            if self._blobs.is_ours(root.joinpath(*parts)):
+                reason = f"is a file of this store in {root}, and would be written over; restore into another folder"
+                raise InvalidArgument("path", path, reason)
         files = OperatingSystem()
         files.own(root)
         files.folder(root)
@@ -190,12 +198,14 @@ def _within(path: str) -> list[str]:
     return parts
 
 
-def _walked(files: OperatingSystem, folder: Path, above: str) -> Iterator[tuple[str, Path]]:
-    """Everything below a folder that is no folder, by path within it, in order."""
+def _walked(
+    files: OperatingSystem, folder: Path, above: str, closed: Callable[[Path], bool]
+) -> Iterator[tuple[str, Path]]:
+    """Everything below a folder that is no folder, by path within it, in order; and folders that are closed."""
     for name in files.names(folder):
         place = folder / name
-        if place.is_dir() and not place.is_symlink():
-            yield from _walked(files, place, f"{above}{name}/")
+        if place.is_dir() and not place.is_symlink() and not closed(place):
+            yield from _walked(files, place, f"{above}{name}/", closed)
         else:
             yield above + name, place
 

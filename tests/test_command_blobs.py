@@ -57,7 +57,9 @@ def test_what_is_missing_or_no_digest_or_no_file_is_refused_and_nothing_is_writt
     assert "64 hex digits" in runfold("blobs", "get", database, "../../escape", code=1).stderr
     assert "nosuch" in runfold("blobs", "put", database, "nosuch", code=1).stderr
     assert "FILE is missing" in runfold("blobs", "put", database, code=2).stderr
-    assert "the database itself" in runfold("blobs", "get", database, DIGEST, "-o", database, code=2).stderr
+    for name in (database, f"{database}-wal", f"{database}-blobs/aa"):
+        assert "the database itself" in runfold("blobs", "get", database, DIGEST, "-o", name, code=2).stderr
+    assert "the database itself" in runfold("blobs", "put", database, database, code=2).stderr
     assert sorted(tmp_path.iterdir()) == before
 
 

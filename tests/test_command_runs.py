@@ -456,6 +456,7 @@ def test_a_refused_file_leaves_the_files_before_it(tmp_path):
     ("words", "error"),
     [
         (["export", "x.db", "-o", "x.db"], "x.db is the database itself"),
+        (["export", "x.db", "-o", "x.db-wal"], "x.db-wal is the database itself"),
         (["import", "x.db", "x.db"], "x.db is the database itself"),
         (["import", "x.db", "."], ". is a folder"),
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import projections
 from eventstore.errors import Fenced, InvalidArgument, MissingBlob, RunNotFound
 from eventstore.notes import LogRecorded
-from eventstore.workflow import RunCancelled
+from eventstore.workflow import CheckpointSaved, RunCancelled
 from projections.filesets import SavedFile
 from tests.blobbing import ages, begun
 
@@ -248,3 +249,40 @@ def test_files_are_saved_from_asyncio_too(work, tmp_path):
             return len(runs.runs.files.of("run-1")[0].files)
 
     assert asyncio.run(main()) == 4
+
+
+@POSIX
+def test_a_folder_that_holds_the_store_is_saved_without_it_and_no_lock_is_lost(tmp_path):
+    """Reading and closing its files would: the next process to close it would take the WAL of those at work away."""
+    (tmp_path / "report.txt").write_text("one")
+    with projections.connect(tmp_path / "agent.db") as runs:
+        os.link(tmp_path / "agent.db", tmp_path / "other name")
+        attempt = begun(runs)
+        runs.blobs.write(b"one")
+        attempt.save_files(tmp_path)
+        attempt.save_files(tmp_path)
+        (tmp_path / "other name").unlink()
+        other = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM events').close()"
+        subprocess.run([sys.executable, "-c", other, tmp_path / "agent.db"], check=True)
+        attempt.append(CheckpointSaved(step=1, state={}))
+
+        assert (tmp_path / "agent.db-wal").exists()
+        for found in runs.files.of("run-1"):
+            assert [*found.files] == ["report.txt"]
+            assert {"agent.db", "agent.db-blobs", "agent.db-shm", "agent.db-wal", "other name"} <= {*found.left_out}
+
+
+@pytest.mark.parametrize("path", ["agent.db", "agent.db-wal", "agent.db-journal", "agent.db-blobs/aa/file"])
+def test_nothing_is_brought_back_over_a_file_of_the_store(tmp_path, path):
+    with projections.connect(tmp_path / "agent.db") as runs:
+        digest = runs.blobs.write(b"one")
+        files = {name: {"blob": digest} for name in ("a.txt", path)}
+        begun(runs).append(LogRecorded("runfold", "files-saved", "files", {"files": files}))
+        before = sorted(tmp_path.rglob("*"))
+
+        with pytest.raises(InvalidArgument, match="is a file of this store"):
+            runs.files.restore("run-1", tmp_path)
+        assert sorted(tmp_path.rglob("*")) == before
+        assert runs.verify().ok
+        runs.files.restore("run-1", tmp_path / "elsewhere")
+        assert (tmp_path / "elsewhere" / path).read_bytes() == b"one"

@@ -13,7 +13,7 @@ import click
 from eventstore.blobs import MIN_AGE
 from projections.cli import output
 from projections.cli.log import written
-from projections.cli.opening import same_file, store_command
+from projections.cli.opening import refuse_ours, store_command
 
 if TYPE_CHECKING:
     from projections import Runs
@@ -55,6 +55,11 @@ def put(runs: Runs, file: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT0
     """
     if not file:
         raise click.UsageError("FILE is missing; - is the standard input")
+    for name in file:
+        if runs.blobs.is_ours(Path(name).resolve()):
+            raise click.UsageError(
+                f"{name} is a file of the database itself; make a backup of it with `runfold backup`"
+            )
     done = []
     for name in file:
         with click.open_file(name, "rb") as source:
@@ -74,8 +79,7 @@ def get(runs: Runs, digest: str, target: str | None, as_json: bool) -> None:  # 
     They are proved as they are read: where they are damaged, the last of them are not given, and the exit code is 1.
     (--json changes nothing here.)
     """
-    if target is not None and same_file(target, runs.store.log.url):
-        raise click.UsageError(f"{target} is the database itself; choose another name")
+    refuse_ours(runs, target)
     with runs.blobs.open(digest) as source:
         if target in (None, "-"):
             for piece in _pieces(source):

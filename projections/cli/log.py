@@ -24,7 +24,7 @@ from eventstore.making import making, publish, sweep
 from eventstore.workflow import Phase
 from projections.cli import output
 from projections.cli.growth import tell as tell_growth
-from projections.cli.opening import connect, same_file, secret, store_command
+from projections.cli.opening import connect, refuse_ours, same_file, secret, store_command
 from projections.cli.telling import Teller
 from projections.growth import MOST
 
@@ -217,8 +217,7 @@ def export(
         for line in lines:
             click.echo(line, nl=False)
         return
-    if same_file(str(target), runs.store.log.url):
-        raise click.UsageError(f"{target} is the database itself; choose another name")
+    refuse_ours(runs, target)
     number = written(Path(str(target)), lines)
     output.note(f"{target}: {output.count(number, 'event')}")
 

@@ -154,6 +154,16 @@ def load(spec: str) -> App:
     return found
 
 
+def refuse_ours(runs: Runs, target: str | None) -> None:
+    """Refuse to write over the database, or what stands beside it.
+
+    Raises:
+        click.UsageError: this is one of its files.
+    """
+    if target not in (None, "-") and runs.blobs.is_ours(Path(str(target)).resolve()):
+        raise click.UsageError(f"{target} is the database itself, or a file beside it; choose another name")
+
+
 def same_file(one: str, other: str) -> bool:
     """Whether two names lead to one file. It looks and never opens: that would drop SQLite's locks."""
     try:
