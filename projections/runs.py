@@ -464,8 +464,8 @@ class Runs(Submitting, Keeping):
         """Give an encrypted store another key; whether no page under the old one is left.
 
         Killed anywhere, the store opens with the old key or with the new one. Other processes that have it open are
-        refused with `WrongKey` at their next write. Where False comes back, some still read an older state; ask again
-        when they are done. Segments and blobs stay as they are: their key stands in the database.
+        refused with `WrongKey` at their next read or write. Where False comes back, some still read an older state; ask
+        again when they are done. Segments and blobs stay as they are: their key stands in the database.
 
         Args:
             key: 32 random bytes, or a passphrase.

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import eventstore
 import projections
 from eventstore import MetaSet
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, LostTail, WrongKey
+from eventstore.notes import LogRecorded
 from eventstore.sqlite import SQLiteLog, driver, unlocking
 from eventstore.testing import LogContract
 from projections.connecting import tables_of
@@ -424,13 +426,43 @@ def test_a_reader_of_an_older_state_reads_on_and_is_told_of_since_its_pages_are_
 def test_another_process_that_has_it_open_is_told_that_its_key_was_changed_and_writes_nothing(path):
     make(path, KEY, 1)
     with eventstore.connect(path, key=KEY) as one, eventstore.connect(path, key=KEY) as other:
+        with other.log.reading() as first, other.log.reading() as second:  # two connections that wait for readers
+            assert first.head() == second.head()
         one.log.rekey(OTHER)
 
-        with pytest.raises(WrongKey, match="was given another one meanwhile"):
-            other.append("s", MetaSet("name", 2))
-        with pytest.raises(WrongKey, match="was given another one meanwhile"):
-            [*other.read_all()]
+        for attempt in (
+            lambda: [*other.read_all()],
+            lambda: other.stream("t").append(LogRecorded("s", "k", None, {})),  # which looks at the stream first
+            lambda: other.append("s", MetaSet("name", 2)),
+            lambda: [*other.read_all()],
+        ):
+            with pytest.raises(WrongKey, match="was given another one meanwhile"):
+                attempt()
     assert value_in(path, OTHER) == [1]
+
+
+def test_threads_that_read_while_their_own_process_changes_the_key_read_on(path, monkeypatch):
+    """Between the change in the file and the handle's knowing of it."""
+    make(path, KEY, 1)
+    read = []
+    change = unlocking.change
+
+    def changed(*given):
+        access = change(*given)
+        reader = threading.Thread(target=lambda: read.append(len([*store.read_all()])))
+        reader.start()
+        reader.join(0.1)
+        readers.append(reader)
+        return access
+
+    readers = []
+    monkeypatch.setattr(unlocking, "change", changed)
+    with eventstore.connect(path, key=KEY) as store:
+        assert len([*store.read_all()]) == 1  # and the connection waits for the next reader
+        store.log.rekey(OTHER)
+        readers[0].join()
+
+    assert read == [1]
 
 
 @cache

@@ -39,6 +39,7 @@ SOUND_SQLITE = (3, 51, 3)
 NO_DATABASE = (
     "it is not a SQLite database, or it is encrypted; check its name, or open it with its key; nothing was changed"
 )
+CHANGED = "it was given another one meanwhile; open it again with that"
 SQLITE_VERSION: tuple[int, ...] = sqlite3.sqlite_version_info
 DRIVER = "pysqlite3" if "pysqlite3" in sqlite3.__name__ else "sqlite3"
 
@@ -223,7 +224,7 @@ def refuse(error: Exception, url: str, timeout: float, *, keyed: bool) -> None:
         DatabaseBusy, WrongKey, CannotOpen: and what the driver said is its cause.
     """
     if keyed and not_ours(error):
-        raise WrongKey(url, "it was given another one meanwhile; open it again with that") from error
+        raise WrongKey(url, CHANGED) from error
     if isinstance(error, failures("OperationalError")):
         raise explained(error, url, timeout) from error
 

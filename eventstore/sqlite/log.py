@@ -24,14 +24,7 @@ import attrs
 from eventstore.blobfiles import BlobFiles
 from eventstore.ciphers import AES256GCM, Cipher
 from eventstore.commits import Commits
-from eventstore.errors import (
-    CannotOpen,
-    ForkedStore,
-    InvalidArgument,
-    LostTail,
-    OutcomeUnknown,
-    StoreClosed,
-)
+from eventstore.errors import CannotOpen, ForkedStore, InvalidArgument, LostTail, OutcomeUnknown, StoreClosed, WrongKey
 from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import genesis
 from eventstore.log import Entry, Loss, Member
@@ -39,6 +32,7 @@ from eventstore.packing import Bases
 from eventstore.segments import Archive
 from eventstore.sqlite import unlocking
 from eventstore.sqlite.driver import (
+    CHANGED,
     PLAIN,
     Connection,
     Mode,
@@ -128,7 +122,7 @@ class SQLiteLog:
         self.blobs = BlobFiles(self._path.with_name(self._path.name + "-blobs"), self._files)
         self._process = os.getpid()
         self._commits = Commits(self._commit)
-        self._closing = threading.Lock()
+        self._closing, self._rekeying = threading.Lock(), threading.Lock()
         self._grown = threading.Condition()
         self._waiting = 0
         self._idle: list[Connection] = []
@@ -227,11 +221,16 @@ class SQLiteLog:
     def reading(self) -> SQLiteSnapshot:
         """See `log.Log`."""
         self._usable()
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._open()
-        return SQLiteSnapshot(connection, self._genesis, self.archive, self._read)
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._open()
+            if self._data_key is None or unlocking.begins_to_read(connection):
+                return SQLiteSnapshot(connection, self._genesis, self.archive, self._read)
+            with self._rekeying:  # until it is known whether it was we who changed the key
+                if connection.access is self._access:
+                    raise WrongKey(self.url, CHANGED)
 
     def _read(self, connection: Connection, error: BaseException | None) -> None:
         """A reader's block was left."""
@@ -440,7 +439,7 @@ class SQLiteLog:
     # --- another key --------------------------------------------------------------------------------------------
 
     def rekey(self, key: Key) -> bool:
-        """See `log.Log`. Other processes are told at their next write, and write nothing."""
+        """See `log.Log`. Other processes are told when they next read or write, and write nothing."""
         self._writable()
         secret = unlocking.Secret.renewed(key, self.url, self._access)
         with self._commits.turn():
@@ -448,11 +447,12 @@ class SQLiteLog:
             connection = self._open()
             self._begin(connection)  # so that who holds the lock is told of in our words
             connection.run("ROLLBACK")
-            access = unlocking.change(connection, secret, self._path, self.url)
-            connection.close()  # or it goes on holding the lock, where it failed
-            old, self._unsettled, self._name = self._connection, True, object()
-            if access is not None:
-                self._access, self._secret = access, secret
+            with self._rekeying:
+                access = unlocking.change(connection, secret, self._path, self.url)
+                connection.close()  # or it goes on holding the lock, where it failed
+                old, self._unsettled, self._name = self._connection, True, object()
+                if access is not None:
+                    self._access, self._secret = access, secret
             self._settle()
             old.close()
             self._close_idle()

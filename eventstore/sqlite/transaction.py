@@ -468,7 +468,8 @@ class SQLiteSnapshot(SQLiteTransaction):
         return connection.known[1]
 
     def __enter__(self) -> Self:
-        self.run("BEGIN")
+        if not self._connection.in_transaction:
+            self.run("BEGIN")
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:

@@ -182,6 +182,20 @@ def data_key(connection: Connection) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
+def begins_to_read(connection: Connection) -> bool:
+    """Take a snapshot of an encrypted database; False, and the connection is closed, if it has another key by now."""
+    try:
+        connection.run("BEGIN")
+        connection.run("PRAGMA user_version").fetchone()  # opens the first page, so nothing can come between any more
+    except failures() as error:
+        if not_ours(error):
+            connection.close()
+            return False
+        if connection.in_transaction:  # whoever reads on is told of it
+            connection.run("ROLLBACK")
+    return True
+
+
 def change(connection: Connection, secret: Secret, path: Path, url: str) -> Access | None:
     """Give a database another key, and tell how it is opened from now on; None if it still is as before.
 

@@ -19,8 +19,8 @@ def rekey(runs: Runs, new_key_file: str, as_json: bool) -> None:  # noqa: FBT001
     """Give an encrypted database another key.
 
     Every page is written anew in one transaction: killed anywhere, the database opens with the old key or with the new
-    one. Stop the workers first: a process that has it open is refused at its next write. Exits 1 if some process still
-    reads an older state, so that pages under the old key are left; do it again when that one is done.
+    one. Stop the workers first: a process that has it open is refused at its next read or write. Exits 1 if some
+    process still reads an older state, so that pages under the old key are left; do it again when that one is done.
     """
     clean = runs.rekey(key_in(new_key_file, "--new-key-file"))
     if as_json:
