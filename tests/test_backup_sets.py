@@ -505,6 +505,22 @@ def test_the_backup_of_an_encrypted_log_is_encrypted_with_its_key(folder, tmp_pa
             assert again.blobs.read(picture) == MARKER
 
 
+def test_no_hash_in_the_files_of_an_encrypted_backup_tells_whose_guess_at_an_entry_is_right(folder, tmp_path):
+    pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
+    with projections.connect(tmp_path / "agent.db", app=APP, key=KEY) as runs:
+        for number in range(2):
+            runs.store.append("notes", LogRecorded("app", "pin", payload=number))
+            done = runs.backup(folder)
+            with runs.store.log.reading() as view:
+                hashes = [view.hash_at(position) for position in range(done.position + 1)]
+
+            assert done.hash == hashes[-1].hex()
+            for data in contents(folder).values():
+                assert not [it for it in hashes if it in data or it.hex().encode() in data]
+    with restored(folder, tmp_path / "again.db", key=KEY) as again:
+        assert again.store.head().position == 2
+
+
 def test_after_a_change_of_the_key_a_backup_is_gone_on_with_when_it_has_the_new_one_too(folder, tmp_path):
     pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
     with projections.connect(tmp_path / "agent.db", app=APP, key=KEY) as runs:

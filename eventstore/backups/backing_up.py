@@ -102,21 +102,21 @@ def back_up(
                 raise BackupRefused(str(path), "it is the folder of the log itself; name another")
         before = _size(path)
         moment = moment_of(log)
-        start = Cursor(0, genesis(log.id)) if everything or last is None else last.head
+        start = 0 if everything or last is None else last.position
         copied, findings = _grown(log, path, last, moment, start=start, everything=everything, progress=progress)
         head = moment.head
-        manifest = Manifest(log.id, head.position, head.hash.hex(), to_iso(from_microseconds(microseconds())))
+        manifest = Manifest.of(log, head, to_iso(from_microseconds(microseconds())))
         files.put(path / MANIFEST, manifest.encode())
         grown = _size(path) - before
     return Backup(
         str(path),
         log.id,
         head.position,
-        manifest.hash,
+        head.hash.hex(),
         copied.entries,
         copied.segments,
         copied.blobs,
-        proved=head.position - start.position,
+        proved=head.position - start,
         bytes=grown,
         findings=findings,
     )
@@ -171,7 +171,7 @@ def _grown(
     last: Manifest | None,
     moment: Moment,
     *,
-    start: Cursor,
+    start: int,
     everything: bool,
     progress: Progress | None,
 ) -> tuple[Copied, tuple[str, ...]]:
@@ -194,7 +194,8 @@ def _grown(
             raise BackupRefused(str(folder), reason) from error
         try:
             proof = stack.enter_context(closing(open_copy(log, path, read_only=True)))
-            prove(proof, start, moment.head)
+            # What stands at the start is what the manifest told of (`_differs`).
+            prove(proof, Cursor(start, hash_at(proof, start) or genesis(log.id)), moment.head)
         except Unproved as error:
             reason = f"what stands in it does not prove: {error}; look at its disk, {_ELSEWHERE}"
             raise BackupRefused(str(folder), reason) from error
@@ -206,7 +207,7 @@ def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> st
     begun = moment_of(written).head
     if written.id != log.id:
         return "it holds a backup of another log"
-    if last is not None and hash_at(written, last.position) != last.head.hash:
+    if last is not None and not last.tells_of(written, hash_at(written, last.position)):
         return f"its {DATABASE} is not what {MANIFEST} tells of"
     if begun.position > until.position:
         ends = f"it holds entries up to position {begun.position}, and the log ends at {until.position}"

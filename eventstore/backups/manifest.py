@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
-from eventstore.log import Cursor
-
 if TYPE_CHECKING:
     from eventstore.files import Files
+    from eventstore.log import Cursor, Log
 
 DATABASE = "log.db"
 MANIFEST = "backup.json"
@@ -28,15 +27,19 @@ class Manifest:
     position: int
     """Of the last entry that was proved."""
     hash: str
-    """The hash there, as hex."""
+    """The hash there, as hex; of an encrypted log as its cipher names it."""
     made_at: str
     """When the backup ended; ISO 8601, UTC."""
     format: int = _FORMAT
 
-    @property
-    def head(self) -> Cursor:
-        """The place up to which it was proved."""
-        return Cursor(self.position, bytes.fromhex(self.hash))
+    @classmethod
+    def of(cls, log: Log, head: Cursor, made_at: str) -> Manifest:
+        """Of a copy of this log, proved up to here."""
+        return cls(log.id, head.position, _told(log, head.hash), made_at)
+
+    def tells_of(self, log: Log, digest: bytes | None) -> bool:
+        """Whether it is of this log, with an entry of this hash at its position."""
+        return self.log == log.id and digest is not None and self.hash == _told(log, digest)
 
     def encode(self) -> bytes:
         """The file's bytes, for people as well."""
@@ -54,11 +57,17 @@ class Manifest:
             if said["format"] != _FORMAT:
                 raise ValueError(f"is of format {said['format']}, and this release reads {_FORMAT}; update Runfold")
             manifest = cls(**said)
-            if type(manifest.position) is not int or len(manifest.head.hash) != 32:  # noqa: PLR2004 - SHA-256
+            if type(manifest.position) is not int or len(bytes.fromhex(manifest.hash)) != 32:  # noqa: PLR2004 - SHA-256
                 raise TypeError  # noqa: TRY301
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError("is damaged") from error
         return manifest
+
+
+def _told(log: Log, digest: bytes) -> str:
+    """As with the witness of an encrypted log: its hash would tell whose guess at the last entry is right."""
+    cipher = log.blobs.cipher
+    return digest.hex() if cipher is None else cipher.name(f"backup {digest.hex()}")
 
 
 def manifest_in(files: Files, folder: Path) -> Manifest | None:

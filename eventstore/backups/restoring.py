@@ -169,6 +169,6 @@ def _copied(
 
 
 def _refuse_another(folder: Path, source: Log, manifest: Manifest) -> None:
-    if source.id != manifest.log or hash_at(source, manifest.position) != manifest.head.hash:
+    if not manifest.tells_of(source, hash_at(source, manifest.position)):
         reason = f"its {DATABASE} is not what {MANIFEST} tells of; take another backup"
         raise RestoreRefused(str(folder), reason)
