@@ -95,6 +95,19 @@ def test_an_archived_log_is_checked_rebuilt_and_verified(world, daemon):
     assert (verification.findings, verification.entries) == ((), head(runs))
 
 
+def test_entries_at_many_places_take_one_look_at_each_block(filed):
+    _, runs = filed
+    runs.archive(keep_days=0)
+    archive, looks = runs.store.log.archive, []
+    lines = archive.lines
+    archive.lines = lambda segment, block: looks.append((segment.day, block.first)) or lines(segment, block)
+
+    with runs.store.reading() as reading:
+        last = runs.segments()[-1].last
+        assert [entry.position for entry in reading.at(range(1, last + 1, 2))] == [*range(1, last + 1, 2)]
+    assert len(looks) == len({*looks}) > 1
+
+
 def test_an_archived_log_is_followed_from_its_beginning(daemon):
     until = head(daemon)
     daemon.archive(keep_days=0)

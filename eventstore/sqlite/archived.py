@@ -130,6 +130,17 @@ class Archived:
         """The entries of these versions of a stream, as far as they were sealed."""
         return map(entry_of, self.lines_of(stream, first, last))
 
+    def at(self, positions: Iterable[int]) -> Iterator[Entry]:
+        """The entries at these positions, ascending, as far as they were sealed; each block is looked for once."""
+        first = last = 0
+        lines: list[bytes] = []
+        for position in positions:
+            if position > last:
+                for segment, block in self.blocks(position, position):
+                    first, last, lines = block.first, block.last, self._files.lines(segment, block)
+            if first <= position <= last:
+                yield entry_of(lines[position - first])
+
     def of_types(self, first: int, last: int, types: Sequence[str]) -> Iterator[Entry]:
         """The entries of these types that left, of these positions."""
         wanted = set(types)

@@ -151,8 +151,7 @@ class SQLiteTransaction(Segmented):
             last = page[-1].position if is_full(page) else self.archived.sealed
             here = {entry.position for entry in page}
             left = (position for position in sorted(set(positions)) if position <= last and position not in here)
-            found = (entry for position in left for entry in self.archived.entries(position, position))
-            return bounded(merge(page, found, key=lambda entry: entry.position))
+            return bounded(merge(page, self.archived.at(left), key=lambda entry: entry.position))
         return page
 
     def glance(self, *, after: int, limit: int, peek: Mapping[str, int], stream: str | None = None) -> Glance:
