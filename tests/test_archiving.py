@@ -700,6 +700,15 @@ def test_a_link_or_a_file_in_the_place_of_a_folder_is_a_damaged_segment_and_not_
     assert {finding.position for finding in runs.verify().findings} >= {1}
 
 
+def test_what_a_vacuum_gives_back_is_of_the_database_and_not_of_a_wal_that_goes_anyway(filed):
+    _, runs = filed
+    runs.archive(keep_days=0, vacuum=True)
+    runs.store.append("big", *(LogRecorded("app", "line", None, f"{n}" * 2_000) for n in range(100)))
+    assert runs.store.log.facts().wal > 200_000
+
+    assert runs.archive(vacuum=True).freed < 20_000
+
+
 def test_an_archive_moves_with_its_database(filed, tmp_path):
     world, runs = filed
     until = head(runs)

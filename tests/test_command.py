@@ -65,6 +65,14 @@ def test_the_list_of_commands_says_what_each_commands_own_help_begins_with():
     assert {name: main.get_command(context, name).help.partition("\n")[0] for name in summaries} == summaries
 
 
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_the_pages_that_list_the_commands_leave_none_out(page):
+    text = (ROOT / page).read_text()
+    listed = set(re.findall(r"`(?:runfold )?([a-z]+)`", text))
+
+    assert [name for names in SECTIONS.values() for name in names if name not in listed] == []
+
+
 def test_every_command_that_opens_a_store_takes_json_and_app():
     options = {(name, option.name) for name, option in every_option()}
 

@@ -87,3 +87,25 @@ def test_verify_reads_the_files_of_sealed_days(database):
 
     assert (finding["check"], finding["position"]) == ("segments", 1)
     assert "agent.db-archive/logs/2026-01-01.jsonl is damaged" in finding["fact"]
+
+
+def sealed_days(database):
+    found = asked("doctor", database, code=1)["findings"]  # a run of a dead worker stands there, too
+    return [it for it in found if it["what"] == "sealed days"]
+
+
+def test_the_doctor_names_the_files_of_days_that_are_missing_or_cut_short_and_changes_nothing(database):
+    runfold("archive", database, "--keep-days", "0")
+    (told,) = sealed_days(database)
+    assert told["ok"]
+    logs = database.with_name("agent.db-archive") / "logs"
+    missing, cut = logs / f"{DAYS[0]}.jsonl", logs / f"{DAYS[1]}.jsonl"
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    stood = {file.name: file.read_bytes() for file in logs.iterdir()}
+
+    (told,) = sealed_days(database)
+
+    assert not told["ok"]
+    assert told["found"] == f"2 files not as sealed in agent.db-archive/logs: {missing.name}, {cut.name}"
+    assert {file.name: file.read_bytes() for file in logs.iterdir()} == stood

@@ -260,6 +260,19 @@ def test_without_the_extra_a_key_is_refused_with_what_to_install_and_no_file_is_
     assert list(path.parent.iterdir()) == []
 
 
+def test_without_the_extra_a_restore_under_a_key_is_refused_by_the_name_that_was_asked_for(path, monkeypatch):
+    with projections.connect(path) as runs:
+        runs.backup(path.with_name("backup"))
+    monkeypatch.setattr(unlocking, "find_spec", lambda _name: None)
+    stood = sorted(path.parent.rglob("*"))
+
+    with pytest.raises(CannotOpen, match="is not installed") as refused:
+        projections.restore(path.with_name("backup"), path.with_name("new.db"), new_key=KEY)
+
+    assert refused.value.url == str(path.with_name("new.db"))
+    assert sorted(path.parent.rglob("*")) == stood
+
+
 def test_a_sqlcipher3_that_does_not_encrypt_is_refused_since_it_would_write_plain_text(path, monkeypatch):
     monkeypatch.setattr(unlocking, "import_module", lambda _name: sqlite3)
     unlocking._loaded.cache_clear()
@@ -576,7 +589,7 @@ def happen(files, step):
 
 
 def test_what_cannot_be_changed_is_refused_and_the_key_not_shown(path):
-    with eventstore.connect(path) as store, pytest.raises(InvalidArgument, match="it is plain") as plain:
+    with eventstore.connect(path) as store, pytest.raises(InvalidArgument, match="it is plain; back it up") as plain:
         store.log.rekey(KEY)
     with eventstore.connect("memory:") as store, pytest.raises(InvalidArgument, match="which is on no disk") as memory:
         store.log.rekey("correct horse")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import EllipsisType
@@ -16,7 +16,7 @@ from attrs import frozen
 from eventstore.backups.copying import Copied, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import open_copy, open_log
-from eventstore.errors import LostTail, RestoreRefused
+from eventstore.errors import CannotOpen, LostTail, RestoreRefused
 from eventstore.files import Files, OperatingSystem
 from eventstore.integrity import genesis
 from eventstore.log import Cursor
@@ -86,6 +86,7 @@ def restore(
             _refuse_standing(source, Path(target))
             written = stack.enter_context(making(place)) / place.name
             options["files"] = files
+            stack.enter_context(_called(target, written))
             head, copied, findings = _copied(source, manifest, written, progress, options, copied_to=copied_to)
             if finish is not None:
                 finish(written)
@@ -104,6 +105,17 @@ def restore(
         manifest.made_at,
         findings,
     )
+
+
+@contextmanager
+def _called(target: str | PathLike[str], written: Path) -> Iterator[None]:
+    """Have a refusal speak of the database by the name that it is to have, not by that of a folder that is gone."""
+    try:
+        yield
+    except CannotOpen as error:
+        if error.url != str(written):
+            raise
+        raise CannotOpen(os.fspath(target), error.reason) from error
 
 
 def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:

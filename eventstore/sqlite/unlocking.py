@@ -91,7 +91,8 @@ class Secret:
             InvalidArgument: it can be no key, or the database has none.
         """
         if access.driver is PLAIN:
-            raise InvalidArgument("key", "…", f"cannot be given to {url}: it is plain; make an encrypted copy of it")
+            remedy = "back it up, and `runfold restore --new-key-file` encrypts it"
+            raise InvalidArgument("key", "…", f"cannot be given to {url}: it is plain; {remedy}")
         return cls.checked(key, url)
 
 

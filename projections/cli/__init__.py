@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Upkeep": {
         "recover": ("projections.cli.tables", "Settle what dead workers left."),
         "rebuild": ("projections.cli.tables", "Make the tables anew from the log, or check them."),
-        "verify": ("projections.cli.tables", "Prove storage, sealed days, chain, machines and tables."),
+        "verify": ("projections.cli.tables", "Prove storage, sealed days, chain, blobs, machines and tables."),
         "archive": ("projections.cli.archives", "Move old days out of the database into files."),
         "blobs": ("projections.cli.blobs", "Keep, give, check and collect the bytes beside the log."),
         "backup": ("projections.cli.backups", "Bring a backup folder up to the log as it is now."),

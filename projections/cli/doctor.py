@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from projections import Runs
 
 OLDEST_PYTHON = (3, 11)
+_SHOWN = 5
 
 
 @frozen
@@ -41,7 +42,8 @@ def doctor(database: str, app: str | None, as_json: bool) -> None:  # noqa: FBT0
     """Examine the installation and a database.
 
     Python, the SQLite library (older than 3.51.3 it can corrupt a database), other packages of our names; then the
-    database: its mode, its schema, its tables, and runs whose worker is dead. Exits 1 if something is wrong.
+    database: its mode, its schema, the files of its sealed days, its tables, and runs whose worker is dead. Exits 1 if
+    something is wrong.
     """
     findings = [*_installation(), *_database(database, app)]
     if as_json:
@@ -139,6 +141,27 @@ def _file(runs: Runs) -> Iterator[Finding]:
         "open it with this release",
     )
     yield Finding("append-only", not facts.missing, "; ".join(facts.missing) or "by force", "look at `runfold verify`")
+    yield from _sealed_days(log, runs)
+
+
+def _sealed_days(log: sqlite.SQLiteLog, runs: Runs) -> Iterator[Finding]:
+    """Whether the files of the archive stand there, as large as they were; what is in them is `verify`'s to prove."""
+    segments = runs.segments()
+    wrong = [segment.file for segment in segments if _size(log, segment.file) != segment.size]
+    if wrong:
+        found = f"{output.count(len(wrong), 'file')} not as sealed in {log.archive.folder.name}/logs: {_some(wrong)}"
+        yield Finding("sealed days", ok=False, found=found, remedy="bring them back, from a backup say")
+    elif segments:
+        beside = output.amount(sum(segment.size for segment in segments))
+        yield Finding("sealed days", ok=True, found=f"{output.count(len(segments), 'file')}, {beside}")
+
+
+def _size(log: sqlite.SQLiteLog, file: str) -> int | None:
+    try:
+        stat = log.archive.files.stat(log.archive.path(file))
+    except OSError:  # a symlink, or no folder where one is to be
+        return None
+    return None if stat is None else stat[0]
 
 
 def _tables(runs: Runs) -> Iterator[Finding]:
@@ -155,11 +178,15 @@ def _runs(runs: Runs) -> Iterator[Finding]:
         yield Finding("workers", ok=False, found=f"nobody knows: {error}")
         return
     if lost:
-        some = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")  # noqa: PLR2004 - a line's worth
-        found = f"{output.count(len(lost), 'run')} of dead workers: {some}"
+        found = f"{output.count(len(lost), 'run')} of dead workers: {_some(lost)}"
         yield Finding("workers", ok=False, found=found, remedy="start a worker, which goes on with them")
     else:
         yield Finding("workers", ok=True, found="no run of a dead worker")
+
+
+def _some(names: list[str]) -> str:
+    """As many of them as make a line."""
+    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

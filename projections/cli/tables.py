@@ -83,12 +83,12 @@ def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, 
 @click.option("--accept-loss", is_flag=True, help="Go on although acknowledged events are gone; it is written down.")
 @click.option("--by", metavar="NAME", help="Who accepts the loss; your login name unless given.")
 def verify(database: str, app: str | None, accept_loss: bool, by: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Prove storage, sealed days, chain, machines and tables.
+    """Prove storage, sealed days, chain, blobs, machines and tables.
 
-    SQLite's own checks; each sealed day against its file; the hash chain and every place in it; every event by its
-    machine; every table against the fold of the log. The first bad position is named, and what can be done. Exits 1 if
-    something was found. Where no witness stood beside the database, so that nothing could tell of a lost tail, that is
-    noted.
+    SQLite's own checks; each sealed day against its file; the hash chain and every place in it; every blob that an
+    event needs; every event by its machine; every table against the fold of the log. The first bad position is named,
+    and what can be done. Exits 1 if something was found. Where no witness stood beside the database, so that nothing
+    could tell of a lost tail, that is noted.
     """
     if by and not accept_loss:
         raise click.UsageError("--by says who accepts a loss; give --accept-loss with it")
