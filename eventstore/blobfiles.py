@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from eventstore.ciphers import OVERHEAD, DamagedBox
 from eventstore.errors import DamagedBlob, InvalidArgument, MissingBlob
+from eventstore.files import Stat
 
 if TYPE_CHECKING:
     from eventstore.ciphers import Cipher
@@ -35,6 +36,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _FILE = re.compile(r"([0-9a-f]{62})(\.aside)?")
 _TEMPORARY = re.compile(r"[0-9a-f]+\.[0-9a-f]+\.tmp|[0-9a-f]{32}")
+_NEVER = 2**63
+"""A time before which nothing is old."""
 _BLOBS = "-blobs"
 _BESIDE = ("", "-wal", "-shm", "-journal", "-witness", "-archive", _BLOBS)
 """What stands beside a database under its name, and the database itself."""
@@ -322,10 +325,12 @@ class BlobFiles:
             return None
         try:
             found = self._files.stat(path)
-        except OSError:  # a symlink in its place: `check` says so
-            return None if whole is None else BlobFile(folder + whole[1], path, 0, 0, aside=bool(whole[2]))
+        except OSError:  # a symlink in its place
+            found = Stat(0, 0, folder=True)
         if found is None:  # gone since the folder was read
             return None
+        if found.folder:  # no file: `check` says so, and `gc` leaves it to whoever put it there
+            return None if whole is None else BlobFile(folder + whole[1], path, 0, _NEVER, aside=bool(whole[2]))
         name = "" if whole is None else folder + whole[1]
         return BlobFile(name, path, found.size, found.modified, aside=bool(whole and whole[2]))
 

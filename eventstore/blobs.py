@@ -125,7 +125,7 @@ class Blobs:
         given = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else source
         if not (isinstance(given, bytes) or hasattr(given, "read")):
             reason = "is neither bytes nor a stream of them; open a file first, encode a text"
-            raise InvalidArgument("source", source, reason)
+            raise InvalidArgument("source", type(source).__name__, reason)  # and none of what it holds
         self._writable()
         return self._files.write(given)
 

@@ -210,6 +210,20 @@ def test_a_symlink_in_a_blobs_place_is_not_followed_and_writing_takes_its_place(
     assert kept.blobs.read(digest) == b"one"
 
 
+@pytest.mark.parametrize("what", ["symlink", "folder"])
+def test_a_collector_leaves_alone_what_is_no_file_and_takes_the_rest(kept, tmp_path, what):
+    names = [kept.blobs.write(b"theirs"), kept.blobs.write(b"orphan")]
+    ages(kept.store.log)
+    place = file_of(kept, names[0])
+    place.unlink()
+    place.symlink_to(tmp_path) if what == "symlink" else place.mkdir()
+
+    assert kept.blobs.gc().digests == (names[1],)
+    assert kept.blobs.gc(min_age=timedelta(0)).digests == ()
+    assert os.path.lexists(place)
+    assert [fault.digest for fault in kept.blobs.check().faults] == [names[0]]
+
+
 def test_a_folder_of_blobs_that_is_a_symlink_is_refused_and_the_payload_stands_in_the_log(kept, tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "agent.db-blobs").symlink_to(tmp_path / "theirs")
