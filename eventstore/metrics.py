@@ -124,11 +124,19 @@ class Instruments:
         def read(_options: Any) -> list[Any]:
             return [
                 Observation(value, attributes)
-                for source in list(self._observed)
+                for source in self._sources()
                 for value, attributes in source.read(instrument)
             ]
 
         return read
+
+    def _sources(self) -> list[_Source]:
+        """Those of now. No lock: a child that is forked while the exporter's thread holds it could open no store."""
+        while True:
+            try:
+                return list(self._observed)
+            except RuntimeError:  # a store was opened or closed meanwhile, in another thread
+                continue
 
 
 class _Source:

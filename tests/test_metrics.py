@@ -6,6 +6,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from opentelemetry import metrics as api
@@ -14,11 +16,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import eventstore
 import projections
-from eventstore import RUN, LogRecorded
+from eventstore import RUN, LogRecorded, metrics
 from eventstore.errors import Fenced, IllegalTransition, InvalidArgument, InvalidPayload, VersionConflict
 from eventstore.metrics import INSTRUMENTS
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunStarted
-from projections.metrics import COUNTERS, GAUGES, RECOVERED
+from projections.metrics import COUNTERS, GAUGES, RECOVERED, SIZE
 from tests.world import World
 
 
@@ -332,6 +334,26 @@ def test_a_gauge_that_raises_is_told_once_and_leaves_the_others_alone(measured, 
 
     assert found == [1, 1]
     assert len([record for record in caplog.records if "runs.active" in record.message]) == 1
+
+
+def test_a_store_that_is_opened_while_gauges_are_read_costs_none_of_them(measured, tmp_path, monkeypatch):
+    class Opened(WeakSet):
+        """Another thread opens a store between two of its members, once."""
+
+        def __iter__(self):
+            for member in super().__iter__():
+                yield member
+                if not more:
+                    more.append(projections.connect(tmp_path / "b.db", metrics=measured.provider))
+
+    more = []
+    with projections.connect(tmp_path / "a.db", metrics=measured.provider):
+        told = metrics.instruments(measured.provider)
+        monkeypatch.setattr(told, "_observed", Opened(told._observed))
+        found = told._callback(SIZE)(None)
+        more[0].close()
+
+    assert sorted(Path(item.attributes["db.namespace"]).name for item in found) == ["a.db", "b.db"]
 
 
 def test_no_attribute_is_of_many_values(measured, runs):
