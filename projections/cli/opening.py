@@ -58,8 +58,13 @@ def store_command(
     def decorate(function: Function) -> click.Command:
         @functools.wraps(function)
         def call(*, words: tuple[str, ...], app: str | None, **options: Any) -> None:
-            wanted = () if any(options[option] for option in instead) else names
-            database, arguments = _placed(words, wanted, rest)
+            taken = next((f"--{option.replace('_', '-')}" for option in instead if options[option]), None)
+            if taken and len(words) > 1:
+                surplus = f"{' '.join(map(str.upper, names))} {' '.join(words[1:])}"
+                raise click.UsageError(
+                    f"{taken} is about the database {words[0]} alone; leave out {taken}, or {surplus}"
+                )
+            database, arguments = _placed(words, () if taken else names, rest)
             given = {**dict.fromkeys(names), **arguments, **options}
             if not opened:
                 function(database, app, **given)
