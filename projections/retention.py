@@ -76,10 +76,11 @@ class Round:
     outcome: str
     """"done"; "more" where it goes on in a minute; "stopped" with its worker; "failed"."""
     sealed: int = 0
-    """Days that were sealed."""
+    """Days that were sealed; not counted where archiving itself was stopped or failed."""
     released: int = 0
-    """Entries that left the log."""
+    """Entries that left the log, also before it was stopped or failed."""
     released_bytes: int = 0
+    """What their payloads took; not counted where archiving itself was stopped or failed."""
     collected: int = 0
     """Blobs that were taken away."""
     collected_bytes: int = 0
@@ -128,6 +129,7 @@ class Keeper:
         self._system = system
         self._stopping = stopping
         self._done: date | None = None
+        self._released = 0
         self._not_before = 0.0
 
     def run(self, closed: threading.Event) -> None:
@@ -151,6 +153,7 @@ class Keeper:
         day = due(self._retention, self._system.now())
         if _is_done(day, self._done) or self._system.monotonic() < self._not_before:
             return None
+        self._released = 0
         try:
             done = self._alone(day)
         except StoreClosed:
@@ -160,7 +163,7 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - whatever fails here must cost no run anything
             _LOG.exception("the retention of %s failed; trying again in an hour", self._store.log.url)
             self._not_before = self._system.monotonic() + _AGAIN
-            done = Round(day.isoformat(), "failed", error=f"{type(error).__name__}: {error}")
+            done = Round(day.isoformat(), "failed", released=self._released, error=f"{type(error).__name__}: {error}")
         if done is not None:
             self.last = done
             self._tell(done)
@@ -203,10 +206,12 @@ class Keeper:
                 collected = Blobs(log, self._system.microseconds).gc(min_age=wanted.min_age)
                 done = evolve(done, collected=collected.blobs, collected_bytes=collected.bytes)
         except _Stopped:
-            return done
+            return evolve(done, released=self._released)
         return evolve(done, outcome="done")
 
-    def _go_on(self, *_: object) -> None:
+    def _go_on(self, what: str = "", number: int = 0, _all: int = 0) -> None:
+        if what == "release":
+            self._released = number
         if self._stopping():
             raise _Stopped
 

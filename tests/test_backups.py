@@ -257,7 +257,18 @@ def test_a_folder_of_other_things_or_a_file_is_refused(runs, tmp_path):
         runs.backup(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"format": 2}', '{"format": 1, "position": 1}'])
+def said(**other):
+    whole = {"format": 1, "log": "f00d", "position": 1, "hash": "00" * 32, "made_at": "2026-01-01T00:00:00Z"}
+    return json.dumps(whole | other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[]", "no json", '{"format": 2}', '{"a":' * 3_000, said(hash="zz" * 32), said(hash=None),
+        said(position=10**30), said(position=-1), said(made_at=5), said(log=[]),
+    ],
+)  # fmt: skip
 def test_a_manifest_that_says_nothing_is_refused(runs, folder, tmp_path, text):
     runs.backup(folder)
     (folder / "backup.json").write_text(text)

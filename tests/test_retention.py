@@ -140,6 +140,9 @@ def test_a_round_ends_at_the_next_page_when_its_worker_stops_and_another_goes_on
         return len(asked) > after
 
     stopped = keeper(world, runs, stopping=stopping, max_days=100).look()
+    with runs.store.reading() as reading:
+        head = reading.head().position
+        assert stopped.released == head - reading.standing(1, head)
     world.passes(60)
 
     assert (stopped.outcome, len(asked)) == ("stopped", after + 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from attrs import asdict, frozen
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ DATABASE = "log.db"
 MANIFEST = "backup.json"
 LOCK = "lock"
 _FORMAT = 1
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @frozen
@@ -53,11 +56,13 @@ class Manifest:
             ValueError: they are damaged, or of a newer release; with the reason.
         """
         try:
-            said: dict[str, Any] = json.loads(data)
+            said: dict[str, Any] = orjson.loads(data)  # `json` fails otherwise on what is nested deeply
             if said["format"] != _FORMAT:
                 raise ValueError(f"is of format {said['format']}, and this release reads {_FORMAT}; update Runfold")
             manifest = cls(**said)
-            if type(manifest.position) is not int or len(bytes.fromhex(manifest.hash)) != 32:  # noqa: PLR2004 - SHA-256
+            texts = all(isinstance(text, str) for text in (manifest.log, manifest.hash, manifest.made_at))
+            place = type(manifest.position) is int and 0 <= manifest.position < 2**63
+            if not (texts and place and _HASH.fullmatch(manifest.hash)):
                 raise TypeError  # noqa: TRY301
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError("is damaged") from error
