@@ -38,7 +38,7 @@ _DIGITS = 64
 _TURN = 4
 """Files that are looked at, and perhaps taken away, in one turn of the write lock: each takes two syncs."""
 _NEAR = PAGE
-"""Entries that may be left to read under the lock."""
+"""Entries that came while the log was read and are few enough to go on."""
 
 
 @frozen
@@ -264,8 +264,8 @@ class _Collection:
                 self._by_name.setdefault(item.name, []).append(item)
         self._kept: dict[str, list[BlobFile]] = {}
         self._seen = 0
-        if self._by_name:
-            self._look()
+        while self._by_name and self._look() > _NEAR:
+            pass
 
     def told(self) -> Collected:
         """What would go."""
@@ -276,6 +276,8 @@ class _Collection:
         waiting = iter([item for item in self._old.values() if item.aside or item.name not in self._kept])
         gone: list[BlobFile] = []
         while turn := [*islice(waiting, _TURN)]:
+            # Long texts of hex digits take seconds, in an encrypted store: what came meanwhile is not left to the lock.
+            self._look()
             gone += self._log.write(partial(self._let_go, turn))
         return self._sum(gone)
 
@@ -291,16 +293,16 @@ class _Collection:
         unneeded = [item for item in turn if item.name not in self._kept]
         return [item for item in unneeded if self._files.let_go(item, self._before)]
 
-    def _look(self) -> None:
-        """Read the log up to where it ends, or nearly: the rest is read under the lock."""
-        while True:
-            with self._log.reading() as view:
-                head = view.head().position
-                if head - self._seen <= (_NEAR if self._seen else 0):
-                    return
-                needs = view.needs(after=self._seen)
+    def _look(self) -> int:
+        """Read what came into the log since the last look, beside writers; how many entries that were."""
+        with self._log.reading() as view:
+            head = view.head().position
+            needs = view.needs(after=self._seen) if head > self._seen else ()
+        came = head - self._seen
+        if came:
             self._spare(needs, _walked(self._log, self._seen, head))
             self._seen = head
+        return came
 
     def _spare(self, needs: Iterable[Need], entries: Iterable[Entry | UnreadableEntry]) -> None:
         for need in needs:

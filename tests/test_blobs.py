@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import projections
+from eventstore import blobs
 from eventstore.blobfiles import PIECE, BlobFiles
 from eventstore.ciphers import DamagedBox
 from eventstore.errors import CannotOpen, DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
@@ -556,3 +557,13 @@ def test_with_a_cipher_no_file_holds_or_names_what_is_in_it():
     blobs.write(data)
     with closing(blobs.open(digest)) as file:
         assert file.read() == data
+
+
+def test_what_came_while_a_collector_read_the_log_is_not_left_to_be_read_under_the_write_lock(kept, monkeypatch):
+    digests = [kept.blobs.write(b"mentioned late"), kept.blobs.write(b"orphan")]
+    collection = blobs._Collection(kept.store.log, kept.store.log.blobs, 2**62)
+    kept.store.append("notes", LogRecorded("test", "picture", ref=digests[0]))
+    monkeypatch.setattr(blobs, "_read", lambda *_: pytest.fail("it was read under the lock"))
+
+    assert collection.go().digests == (digests[1],)
+    assert kept.blobs.read(digests[0]) == b"mentioned late"
