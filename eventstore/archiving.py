@@ -32,6 +32,7 @@ from eventstore.segments import DAY, day_of, end_of
 if TYPE_CHECKING:
     from eventstore.gate import Folded
     from eventstore.log import Block, Entry, Reading, Segment, Span, Writing
+    from eventstore.machine import Machine
     from eventstore.segments import Archive, Sealed
     from eventstore.store import EventStore, Stream
 
@@ -214,6 +215,8 @@ class _Run:
         self._proved: set[str] = set()
         """Days whose files were read back in this run."""
         self._spared: dict[str, int | None] = {}
+        self._notes: dict[str, Folded[Any]] = {}
+        """Streams that were no run when they were judged, as they stood."""
 
     def go(self, max_days: int | None) -> Archiving:
         """Seal, then release."""
@@ -350,7 +353,7 @@ class _Run:
                     self.folder.prove(segment, blocks)
                     self._proved.add(segment.day)
                 while going:
-                    for stream, number, taken in self.store.write(partial(_let_go, going, after, until)):
+                    for stream, number, taken in self.store.write(partial(self._let_go, going, after, until)):
                         entries, size = entries + number, size + taken
                         streams.add(stream)
                     self._progress("release", entries, entries)
@@ -379,7 +382,7 @@ class _Run:
     def _judged(self, stream: str) -> int | None:
         """The version up to which a stream's entries stay; None where all of them do.
 
-        What is judged stays so: no event leads out of a final phase.
+        What is judged of a run stays so: no event leads out of a final phase. Notes are looked at again under the lock.
         """
         if stream not in self._spared:
             self._spared[stream] = self._judge(stream)
@@ -392,31 +395,49 @@ class _Run:
                 view: Folded[Any] = self.store.opening.fold(reading, stream, gate.start(None))
         except (Refused, UnreadableEntry):  # an event that no machine here knows, or that it does not take
             return None
-        if view.machine is None or view.machine is NOTES:
+        machine = _ruled_by(view)
+        if machine is None:
+            self._notes[stream] = view
             return SPARED
-        return 0 if view.state.phase in view.machine.final else None
+        return 0 if view.state.phase in machine.final else None
 
-
-def _let_go(going: dict[str, int], after: int, until: int, writing: Writing) -> list[tuple[str, int, int]]:
-    """Release some entries of these streams, and forget the streams that have no more: stream, entries, bytes."""
-    released = []
-    room, size = _ROWS, 0
-    for stream, spared in [*going.items()]:
-        leaving = writing.leaving(stream, after=after, until=until, spared=spared, limit=room)
-        going_now = []
-        for position, taken in leaving:
-            going_now.append(position)
-            size += taken
-            if size > PAGE_BYTES:
+    def _let_go(self, going: dict[str, int], after: int, until: int, writing: Writing) -> list[tuple[str, int, int]]:
+        """Release some entries of these streams, and forget the streams that have no more: stream, entries, bytes."""
+        released = []
+        room, size = _ROWS, 0
+        for stream, spared in [*going.items()]:
+            if stream in self._notes and not self._still_no_run(writing, stream):
+                self._spared[stream] = None
+                del going[stream]
+                continue
+            leaving = writing.leaving(stream, after=after, until=until, spared=spared, limit=room)
+            going_now = []
+            for position, taken in leaving:
+                going_now.append(position)
+                size += taken
+                if size > PAGE_BYTES:
+                    break
+            if going_now:
+                writing.release(going_now)
+                released.append((stream, len(going_now), sum(taken for _, taken in leaving[: len(going_now)])))
+            room -= len(going_now)
+            if not room or size > PAGE_BYTES:
                 break
-        if going_now:
-            writing.release(going_now)
-            released.append((stream, len(going_now), sum(taken for _, taken in leaving[: len(going_now)])))
-        room -= len(going_now)
-        if not room or size > PAGE_BYTES:
-            break
-        del going[stream]
-    return released
+            del going[stream]
+        return released
+
+    def _still_no_run(self, writing: Writing, stream: str) -> bool:
+        """Whether what came since it was judged did not make a run of it, which keeps its history."""
+        try:
+            self._notes[stream] = self.store.gate.fold(writing, stream, self._notes[stream])
+        except (Refused, UnreadableEntry):
+            return False
+        return _ruled_by(self._notes[stream]) is None
+
+
+def _ruled_by(view: Folded[Any]) -> Machine[Any] | None:
+    """The machine of a stream that is a run of some kind; None of one that is none."""
+    return None if view.machine is NOTES else view.machine
 
 
 def _first_at(reading: Reading, time: int, after: int) -> int:

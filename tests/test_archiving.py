@@ -6,7 +6,7 @@ import orjson
 import pytest
 from attrs import evolve
 
-from eventstore import LogRecorded
+from eventstore import LogRecorded, archiving
 from eventstore.errors import (
     ArchiveBusy,
     DamagedSegment,
@@ -256,6 +256,25 @@ def test_streams_that_are_no_run_are_released_by_age(daemon):
     assert set(range(9, 13)).isdisjoint(stays)
     assert 17 in stays
     assert daemon.store.stream("notes").append(LINE)[0].version == 18
+
+
+def test_notes_that_become_a_run_while_they_are_released_keep_their_history(world, runs, monkeypatch):
+    runs.store.append("run-1", *[LINE] * 12)
+    runs.store.append("notes", *[LINE] * 12)
+    world.jumps(days=2)
+    judged = archiving._Run._going
+
+    def late(run, *places):
+        going = judged(run, *places)
+        runs.store.append("run-1", RunQueued("deploy"), key="late")
+        return going
+
+    monkeypatch.setattr(archiving._Run, "_going", late)
+
+    runs.archive(keep_days=0)
+
+    assert hot(runs, "run-1") == [*range(1, 14)]
+    assert len(hot(runs, "notes")) < 12
 
 
 def test_what_is_kept_stays_in_the_log_and_leaves_when_it_is_old_enough(world, daemon):
