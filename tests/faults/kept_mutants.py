@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 import eventstore.blobfiles
@@ -293,10 +294,13 @@ def collected(plant: Plant) -> Reports:
     """Blobs that a day mentions which left, that nobody mentions yet, and that are mentioned while `gc` reads."""
     look, wrong = _Collection._look, []
     with _store(archived_days) as runs:
+        looks = count()
 
         def beside(collection):
-            look(collection)
-            runs.store.append("notes", note(1, ref=_DIGEST))
+            came = look(collection)
+            if next(looks):  # the last one before the lock is taken, for there is one turn
+                runs.store.append("notes", note(1, ref=_DIGEST))
+            return came
 
         none = timedelta(0)
         for data, age, reading in ((MENTIONED, none, look), (b"young", MIN_AGE, look), (_WANTED, none, beside)):
