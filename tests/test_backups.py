@@ -246,6 +246,13 @@ def test_a_folder_with_a_lock_among_other_things_is_refused_such_as_that_of_an_a
         runs.backup(tmp_path / "agent.db-archive")
 
 
+def test_what_a_cut_left_of_a_first_backup_is_gone_on_with(runs, tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "log.db-journal").write_bytes(bytes(512))
+
+    assert runs.backup(tmp_path / "backup").position == runs.store.head().position
+
+
 def test_a_folder_of_other_things_or_a_file_is_refused(runs, tmp_path):
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "letter.txt").write_text("dear")

@@ -144,8 +144,9 @@ def _held(files: Files, folder: Path) -> Iterator[Manifest | None]:
         names = files.names(folder)
     except NotADirectoryError as error:
         raise BackupRefused(str(folder), "it is a file; name a folder") from error
-    # A lock alone was left by a first backup that was killed; others have one among their own things.
-    if names and names != [LOCK] and not {DATABASE, MANIFEST} & {*names}:
+    # A first backup that was cut may have left any of its own names alone; a lock stands among others' things, too.
+    ours = all(name == LOCK or name.startswith(DATABASE) for name in names)
+    if not ours and not {DATABASE, MANIFEST} & {*names}:
         raise BackupRefused(str(folder), "it holds other things; name an empty folder, or one that is not there yet")
     files.folder(folder)
     try:
