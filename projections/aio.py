@@ -108,6 +108,10 @@ class AsyncRuns:
     rebuild = _awaited(Runs.rebuild)
     check = _awaited(Runs.check)
     verify = _awaited(Runs.verify)
+    archive = _awaited(Runs.archive)
+    restore_days = _awaited(Runs.restore_days)
+    segments = _awaited(Runs.segments)
+    growth = _awaited(Runs.growth)
     backup = _awaited(Runs.backup)
     rekey = _awaited(Runs.rekey)
 

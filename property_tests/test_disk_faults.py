@@ -34,7 +34,7 @@ def test_a_disk_that_fails_at_any_operation_of_any_call_loses_nothing_and_is_tol
     """A sample, in parts that several processors can share; `python -m tests.faults.run disks` tries each."""
     calls = disks.CALLS[part::4]
 
-    tally = disks.enumerate_all(tmp_path, every=301, calls=calls)
+    tally = disks.enumerate_all(tmp_path, every=127, calls=calls)
 
     assert tally.wrong == []
     assert tally.cases > 15

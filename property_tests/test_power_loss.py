@@ -30,8 +30,8 @@ from tests.faults.run import main
 from tests.faults.shim import SQLITE_OK, Operation
 from tests.faults.workloads import WORKLOADS, Workload
 
-STATES = 16
-OF_KEPT = 8
+STATES = 25
+OF_KEPT = 12
 """Of those whose judge archives, collects or restores."""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps the file system of SQLite on Linux")
 NOTE = LogRecorded("test", "note")

@@ -55,6 +55,25 @@ async def types(runs, run_id="run-1"):
 # --- a daemon -------------------------------------------------------------------------------------------------------
 
 
+def test_what_operators_do_with_old_days_is_awaited_alike(tmp_path):
+    clock = [1_767_225_600_000_000]
+
+    async def program():
+        async with projections.aconnect(
+            tmp_path / "agent.db", system=projections.System(microseconds=lambda: clock[0])
+        ) as runs:
+            for number in range(3):
+                await runs.store.stream("notes").append(MetaSet("n", number))
+            clock[0] += 86_400_000_000
+            archived = await runs.archive(keep_days=0)
+            assert [segment.day for segment in archived.sealed] == ["2026-01-01"]
+            assert await runs.segments() == [*archived.sealed]
+            assert (await runs.restore_days()).days == ("2026-01-01",)
+            assert (await runs.growth()).weights.entries == 4
+
+    run(program())
+
+
 def test_a_daemon_of_tasks_performs_runs_to_their_end(url):
     async def perform(attempt):
         async with attempt:

@@ -2,7 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,6 +51,20 @@ class Scene:
 
         self.files.before = before
         return lambda: count + 1
+
+    @contextmanager
+    def dying(self, number):
+        """The process dies at the verb of that number; what is given holds the verbs that it came to."""
+        seen, mortal = [], dies_at(number)
+
+        def before(verb, path):
+            seen.append(verb)
+            mortal(verb, path)
+
+        self.files.before = before
+        with suppress(Killed):
+            yield seen
+        self.files.before = lambda _verb, _path: None
 
     def names(self):
         return sorted(str(item.path) for item in self.log.blobs.each())
@@ -206,18 +220,8 @@ def test_a_collector_killed_at_any_step_has_taken_nothing_that_is_needed_and_the
         needed = scene.blobs.write(b"needed")
         scene.runs.store.append("s", MetaSet("n", [needed, noise()]))
         ages(scene.log)
-        count = 0
-        mortal = dies_at(number)
-
-        def before(verb, path):
-            nonlocal count
-            count += 1
-            mortal(verb, path)
-
-        scene.files.before = before
-        with suppress(Killed):
+        with scene.dying(number) as seen:
             scene.blobs.gc()
-        scene.files.before = lambda _verb, _path: None
 
         assert scene.blobs.read(needed) == b"needed"
         assert next(scene.runs.store.read("s")).event.value == [needed, noise()]
@@ -225,7 +229,7 @@ def test_a_collector_killed_at_any_step_has_taken_nothing_that_is_needed_and_the
         assert not scene.blobs.exists(scene.digest)
         assert len(scene.names()) == 2
         assert scene.blobs.check().ok
-        return count
+        return len(seen)
 
     each_verb(die)
 
@@ -253,18 +257,8 @@ def test_a_writer_killed_at_any_step_leaves_a_whole_blob_or_none_and_can_begin_a
             scene.files.put(item.path, there)
         else:
             scene.files.remove(item.path)
-        count = 0
-        mortal = dies_at(number)
-
-        def before(verb, path):
-            nonlocal count
-            count += 1
-            mortal(verb, path)
-
-        scene.files.before = before
-        with suppress(Killed):
+        with scene.dying(number) as seen:
             scene.blobs.write(source())
-        scene.files.before = lambda _verb, _path: None
 
         left = scene.files.read(item.path)
         assert left in ({b"one", None} if there != b"?" else {b"one", b"?"})
@@ -274,7 +268,7 @@ def test_a_writer_killed_at_any_step_leaves_a_whole_blob_or_none_and_can_begin_a
         ages(scene.log)
         scene.blobs.gc()
         assert scene.names() == []
-        return count
+        return len(seen)
 
     each_verb(die)
 
@@ -283,23 +277,13 @@ def test_an_append_killed_at_any_step_of_its_blob_leaves_a_log_that_reads_whole(
     def die(number):
         scene = Scene()
         scene.runs.store.append("s", MetaSet("n", noise()))
-        count = 0
-        mortal = dies_at(number)
-
-        def before(verb, path):
-            nonlocal count
-            count += 1
-            mortal(verb, path)
-
-        scene.files.before = before
-        with suppress(Killed):
+        with scene.dying(number) as seen:
             scene.runs.store.append("s", MetaSet("n", noise(2)))
-        scene.files.before = lambda _verb, _path: None
 
         assert [item.event.value for item in scene.runs.store.read("s")] in ([noise()], [noise(), noise(2)])
         scene.runs.store.append("s", MetaSet("n", noise(2)))
         assert scene.blobs.check().ok
-        return count
+        return len(seen)
 
     each_verb(die)
 

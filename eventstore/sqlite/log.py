@@ -448,7 +448,7 @@ class SQLiteLog:
             self._begin(connection)  # so that who holds the lock is told of in our words
             connection.run("ROLLBACK")
             with self._rekeying:
-                access = unlocking.change(connection, secret, self._path, self.url)
+                access = unlocking.change(connection, secret, self._path, self.url, self._busy_timeout)
                 connection.close()  # or it goes on holding the lock, where it failed
                 old, self._unsettled, self._name = self._connection, True, object()
                 if access is not None:

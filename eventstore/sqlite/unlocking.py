@@ -197,7 +197,7 @@ def begins_to_read(connection: Connection) -> bool:
     return True
 
 
-def change(connection: Connection, secret: Secret, path: Path, url: str) -> Access | None:
+def change(connection: Connection, secret: Secret, path: Path, url: str, timeout: float) -> Access | None:
     """Give a database another key, and tell how it is opened from now on; None if it still is as before.
 
     SQLCipher writes every page anew in one transaction of the WAL, so whatever a kill leaves opens with the one key or
@@ -209,12 +209,13 @@ def change(connection: Connection, secret: Secret, path: Path, url: str) -> Acce
         secret: the new key.
         path: the database file.
         url: its name, for errors.
+        timeout: seconds to wait for a lock, before what opens the file is taken for unknown.
     """
     salt = bytes.fromhex(connection.execute("PRAGMA cipher_salt").fetchone()[0])
     access = _access(connection.access.driver, _stretched(secret.key or "", salt), salt)
     with suppress(*failures()):  # it says the same whatever the reason; what counts is what opens the file now
         connection.execute(access.unlock[1].replace("PRAGMA key", "PRAGMA rekey"))
-    return access if _looks(path, url, access, 0, "") else None
+    return access if _looks(path, url, access, timeout, "") else None
 
 
 def sqlcipher(url: str) -> Driver:

@@ -14,9 +14,8 @@ from typing import Any
 
 import projections
 from eventstore.sqlite.driver import Synchronous
-from tests.benchmarks import workload
-from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, median, ratio, take_turns, undisturbed
-from tests.benchmarks.lone import appended
+from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, median, ratio, undisturbed
+from tests.benchmarks.lone import interleaved_appends
 
 _RAW: dict[str, Any] = {"key": bytes(range(32))} if find_spec("sqlcipher3") else {}
 _PHRASE: dict[str, Any] = {"key": "correct horse"} if _RAW else {}
@@ -57,20 +56,11 @@ def _phrased(setting: Setting) -> Path:
 
 
 def _appends(setting: Setting, paths: dict[str, Path], synchronous: Synchronous) -> Samples:
-    runs = setting.pick(smallest=1, quick=60, full=1_000)
     stores = {
         name: projections.connect(paths[name], synchronous=synchronous, **key)
         for name, key in (("plain", {}), ("key", _RAW))
     }
-    events = runs * workload.EVENTS_PER_RUN
-    warmup = min(events // 10, 300)
-    contenders: dict[str, Any] = {
-        name: appended(store, workload.interleaved(runs, seed=setting.seed)) for name, store in stores.items()
-    }
-    taken = take_turns(contenders, events - warmup, seed=setting.seed, warmup=warmup)
-    for store in stores.values():
-        store.close()
-    return taken
+    return interleaved_appends(setting, stores)
 
 
 def _timed(rounds: int, path: Path, key: dict[str, Any], act: Callable[[projections.Runs], object]) -> list[float]:

@@ -75,6 +75,20 @@ def appended(runs: projections.Runs, events: Iterator[tuple[str, Any]]) -> Any:
     return append
 
 
+def interleaved_appends(setting: Setting, stores: dict[str, projections.Runs]) -> Samples:
+    """One durable append after another of the whole workload, by turns on each of these stores, which are closed."""
+    runs = setting.pick(smallest=1, quick=60, full=1_000)
+    events = runs * workload.EVENTS_PER_RUN
+    warmup = min(events // 10, 300)
+    contenders = {
+        name: appended(store, workload.interleaved(runs, seed=setting.seed)) for name, store in stores.items()
+    }
+    taken = take_turns(contenders, events - warmup, seed=setting.seed, warmup=warmup)
+    for store in stores.values():
+        store.close()
+    return taken
+
+
 def _made_ahead(items: Iterator[Any]) -> Iterator[Any]:
     """The same items, made a thousand at a time, so that making them is hardly ever timed."""
     while chunk := list(islice(items, 1_000)):

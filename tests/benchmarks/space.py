@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import projections
 from eventstore.sqlite import sqlite3
 from eventstore.sqlite import transaction as sqlite_transaction
 from tests.benchmarks import workload
-from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, ratio, take_turns
-from tests.benchmarks.lone import appended
+from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, ratio
+from tests.benchmarks.lone import appended, interleaved_appends
 
 _PAGES = (4_096, 8_192, 16_384)
 
@@ -78,14 +77,5 @@ def _filled(path: Path, page: int, runs: int, seed: int) -> int:
 
 def _latencies(setting: Setting) -> Samples:
     """One durable append after another, by turns on a database of each size of page."""
-    runs = setting.pick(smallest=1, quick=60, full=1_000)
     stores = {str(page): projections.connect(_paged(setting.path(f"at-{page}"), page)) for page in _PAGES}
-    events = runs * workload.EVENTS_PER_RUN
-    warmup = min(events // 10, 300)
-    contenders: dict[str, Any] = {
-        name: appended(store, workload.interleaved(runs, seed=setting.seed)) for name, store in stores.items()
-    }
-    taken = take_turns(contenders, events - warmup, seed=setting.seed, warmup=warmup)
-    for store in stores.values():
-        store.close()
-    return taken
+    return interleaved_appends(setting, stores)
