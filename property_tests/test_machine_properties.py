@@ -166,7 +166,7 @@ def test_a_failing_history_shrinks_to_what_matters():
         histories(RUN),
         lambda history: any(isinstance(event, RunCrashed) for event in history),
         settings=settings(max_examples=2000, database=None),
-        random=Random(2),  # one beginning, for Hypothesis gives up shrinking some others early
+        random=Random(0),  # one beginning, for Hypothesis gives up shrinking some others early
     )
 
     assert [type(event) for event in found] == [RunQueued, RunStarted, RunCrashed]
