@@ -105,10 +105,13 @@ def archive(
 
     Raises:
         ArchiveBusy: somebody else archives or restores; nothing was changed.
+        CannotOpen: the folder is a symlink, or cannot be made or written, or the store was opened read-only; nothing
+            was changed.
         SegmentMissing, DamagedSegment: a file from which entries would be released is not what was sealed; these
             entries stay.
         UnreadableEntry: an entry of a day does not follow from those before it, or cannot be read; the day is not
             sealed, nor is any after it.
+        OSError: the disk does not take a file; its day is not sealed, nor is any after it.
         InvalidArgument: a number that cannot be.
     """
     for name, number, least in (("keep_days", keep_days, 0), ("max_days", max_days, 1)):
@@ -139,7 +142,7 @@ def restore_days(
     Raises:
         InvalidArgument: one of the days is not sealed; nothing was changed.
         SegmentMissing, DamagedSegment: a file is not what was sealed; the days before it are restored.
-        ArchiveBusy: somebody else archives or restores; nothing was changed.
+        ArchiveBusy, CannotOpen: as for archiving; nothing was changed.
     """
     folder: Archive = store.log.archive
     with store.reading() as reading:

@@ -169,11 +169,14 @@ class Blobs:
 
         An entry needs a blob if its payload stands there or is a difference to one that does, or if it lists it among
         saved files; of a damaged blob every entry that mentions it is named, too.
+
+        Raises:
+            CannotOpen: their folder is a symlink, or cannot be read.
         """
         files = self._files
         bad: dict[str, str] = {}
         sound: dict[str, int] = {}
-        for item in files.each():
+        for item in standing(files):
             # Of two files of a name the one that stands comes first, and is the one that is read.
             if not item.name or item.name in sound or item.name in bad:
                 continue
@@ -233,7 +236,7 @@ class Blobs:
         Raises:
             UnreadableEntry: an entry cannot be read, so nobody knows what it mentions; nothing is taken away.
             InvalidArgument: a negative age.
-            CannotOpen: the store was opened read-only.
+            CannotOpen: the store was opened read-only; or their folder is a symlink, or cannot be read.
         """
         if min_age < timedelta(0):
             raise InvalidArgument("min_age", str(min_age), "must not be negative")
@@ -255,7 +258,7 @@ class _Collection:
         self._log = log
         self._files = files
         self._before = before
-        everything = [*files.each()]
+        everything = standing(files)
         self._old = {item.path: item for item in everything if item.modified < before}
         self._young = len({item.name for item in everything if item.name and item.path not in self._old})
         self._by_name: dict[str, list[BlobFile]] = {}
@@ -322,6 +325,18 @@ class _Collection:
         freed = [*items]
         names = tuple(sorted({item.name for item in freed if item.name}))
         return Collected(len(names), sum(item.size for item in freed), names, len(self._kept), self._young)
+
+
+def standing(files: BlobFiles) -> list[BlobFile]:
+    """All files of a folder of blobs.
+
+    Raises:
+        CannotOpen: it is a symlink, or cannot be read.
+    """
+    try:
+        return [*files.each()]
+    except OSError as error:
+        raise CannotOpen(str(error.filename or files.root), error.strerror or str(error)) from error
 
 
 # --- what entries say -----------------------------------------------------------------------------------------------

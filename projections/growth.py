@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from eventstore.archiving import KEEP_DAYS
+from eventstore.blobs import standing
 from eventstore.errors import InvalidArgument
 from eventstore.growth import Weights, amount, weigh
 from eventstore.limits import check_count
@@ -113,7 +114,7 @@ def _storage(store: EventStore) -> Storage | None:
     found = facts()
     with store.reading() as reading:
         segments = sum(segment.size for segment in reading.segments())
-    blobs = sum(item.size for item in store.log.blobs.each())
+    blobs = sum(item.size for item in standing(store.log.blobs))
     unmentioned = store.blobs.gc(dry_run=True).bytes if blobs else 0
     return Storage(found.bytes - found.wal, found.free, found.wal, segments, blobs, unmentioned)
 

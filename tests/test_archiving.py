@@ -9,6 +9,7 @@ from attrs import evolve
 from eventstore import LogRecorded, archiving
 from eventstore.errors import (
     ArchiveBusy,
+    CannotOpen,
     DamagedSegment,
     InvalidArgument,
     KeyReused,
@@ -717,6 +718,24 @@ def test_a_link_or_a_file_in_the_place_of_a_folder_is_a_damaged_segment_and_not_
     with pytest.raises(DamagedSegment, match=DAYS[0]):
         list(runs.store.read("run-1"))
     assert {finding.position for finding in runs.verify().findings} >= {1}
+
+
+@pytest.mark.parametrize("link", ["agent.db-archive", "agent.db-archive/logs", "agent.db-archive/lock"])
+def test_a_folder_of_segments_that_is_a_symlink_is_refused_in_words_and_nothing_changes(filed, tmp_path, link):
+    _, runs = filed
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(theirs)
+    until = head(runs)
+
+    for refused in (lambda: runs.archive(keep_days=0), runs.restore_days):
+        with pytest.raises(CannotOpen, match=rf"{link}: .*[Ss]ym") as found:
+            refused()
+        assert "Errno" not in str(found.value)
+    assert (head(runs), standing(runs), days(runs), [*theirs.iterdir()]) == (until, until, [], [])
+    (tmp_path / link).unlink()
+    assert runs.archive(keep_days=0).released
 
 
 def test_what_a_vacuum_gives_back_is_of_the_database_and_not_of_a_wal_that_goes_anyway(filed):

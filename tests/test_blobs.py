@@ -233,6 +233,9 @@ def test_a_folder_of_blobs_that_is_a_symlink_is_refused_and_the_payload_stands_i
     text = noise()
     kept.store.append("s", MetaSet("n", text))
 
+    for look in (kept.blobs.check, kept.blobs.gc, kept.growth):
+        with pytest.raises(CannotOpen, match=r"agent\.db-blobs: it is a symlink, which is not followed"):
+            look()
     assert [*(tmp_path / "theirs").iterdir()] == []
     assert stored(kept) == [("MetaSet", 1)]
     assert next(kept.store.read("s")).event.value == text

@@ -225,7 +225,8 @@ class OperatingSystem:
 
 
 def _refused(path: Path) -> OSError:
-    return OSError(errno.ELOOP, "it is a symlink, which is not followed here", str(path))
+    reason = "it is a symlink, which is not followed here; put what it leads to in its place, or mount it there"
+    return OSError(errno.ELOOP, reason, str(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from eventstore.errors import ArchiveBusy, DamagedSegment, SegmentMissing
+from eventstore.errors import ArchiveBusy, CannotOpen, DamagedSegment, SegmentMissing
 from eventstore.integrity import chain
 from eventstore.limits import MAX_BYTES
 from eventstore.log import Block, Entry, Segment
@@ -71,13 +71,16 @@ class Archive:
 
         Raises:
             ArchiveBusy: somebody else holds it.
+            CannotOpen: it is a symlink, or cannot be made or written.
         """
-        self.files.folder(self._logs)
         with ExitStack() as stack:
             try:
+                self.files.folder(self._logs)
                 stack.enter_context(self.files.lock(self.folder / "lock"))
             except BlockingIOError as error:
                 raise ArchiveBusy(str(self.folder)) from error
+            except OSError as error:
+                raise CannotOpen(str(error.filename or self.folder), _why(error)) from error
             for name in self.files.names(self._logs):  # what a killed run left: nobody else writes here now
                 if name.endswith((".tmp", _NEW)):
                     self.files.remove(self._logs / name)
@@ -282,7 +285,7 @@ class Archive:
         try:
             stat = self.files.stat(self.path(segment.file))
         except OSError as error:  # a symlink, or no folder where one is to be
-            raise self._damaged(segment, str(error)) from error
+            raise self._damaged(segment, _why(error)) from error
         if stat is None:
             raise SegmentMissing(segment.day, self._shown(segment), segment.first, segment.last)
         if stat[0] != segment.size:
@@ -299,7 +302,7 @@ class Archive:
                 file.seek(block.offset)
                 return self._plain(segment.file, file.read(block.size), block.number)
         except (ValueError, OSError) as error:
-            raise self._damaged(segment, str(error)) from error
+            raise self._damaged(segment, _why(error)) from error
 
     def _entry(self, segment: Segment, line: bytes) -> Entry:
         try:
@@ -313,3 +316,7 @@ class Archive:
 
     def _damaged(self, segment: Segment, reason: str) -> DamagedSegment:
         return DamagedSegment(segment.day, self._shown(segment), segment.first, segment.last, reason)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
