@@ -490,6 +490,7 @@ _SAMPLES_OF: dict[str, dict[str, Any]] = {
     "InvalidPayload": {"reason": "is nan, which JSON does not have; write null or text"},
     "ForeignEvent": {"type": "OrderPlaced"},
     "IllegalTransition": {"phase": "completed", "hint": "To go on, submit a new run that continues it."},
+    "RunExists": {"phase": "completed"},
     "DigestMismatch": {"expected": "5f3a9c21e0b7d4", "actual": "c0ffee00a1b2c3"},
     "SelfReference": {"role": "parent_id"},
     "VersionBeyondEnd": {"version": 9, "end": 7},

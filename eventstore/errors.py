@@ -24,6 +24,7 @@ writes and compiles the methods of each: 40 errors took as long to import as all
     │   ├── NotApproved         a call whose question was denied or expired
     │   ├── NotCovered          a decision by a standing permission that does not stand, or does not say so
     │   ├── LimitReached        a run has as many labels, open questions or open calls as it may have
+    │   ├── RunExists           a run of that id was submitted before
     │   ├── QueueFull           as many runs wait as may wait
     │   ├── StepLimitReached    a run, or a job, has made as many steps as it may make
     │   ├── SelfReference       a run as its own parent, or as the run that it continues
@@ -347,6 +348,19 @@ class LimitReached(Refused):
 
     def __str__(self) -> str:
         return f"{self.stream} may have at most {self.limit} {self.what}; {self.remedy}"
+
+
+class RunExists(Refused):
+    """A run of that id was submitted before."""
+
+    run_id: str
+    phase: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.run_id} was submitted before and is {self.phase}; give the new run another run_id, or none, and a "
+            "key= from the first time on where asking again shall give the run that stands"
+        )
 
 
 class QueueFull(Refused):

@@ -118,11 +118,17 @@ def fork(
         return Fork(origin, queued.workflow, {**inherited, "config": config})
 
 
+def submission(store: EventStore, run_id: str) -> Recorded | None:
+    """The event that submitted a run; None where it was dropped before, or is not there."""
+    with store.reading() as reading:
+        first = _first(store, reading, run_id)
+        return first if first is not None and first.kind is RunQueued else None
+
+
 def begun(store: EventStore, run_id: str) -> Continues | None:
     """What a run that stands goes on from."""
-    with store.reading() as reading:
-        queued = _queued(store, reading, run_id)
-        return None if queued is None else queued.continues
+    first = submission(store, run_id)
+    return None if first is None else first.event.continues
 
 
 def inherited_checkpoint(store: EventStore, run_id: str, continues: Continues | None) -> Recorded | None:

@@ -199,7 +199,7 @@ class SnapshotPersistence:
             The snapshot to go on from.
 
         Raises:
-            IllegalTransition: a run of this name exists, and going on with it was not asked for.
+            RunExists: a run of this name exists, and going on with it was not asked for.
             RunNotFound: there is none to go on with.
             InvalidArgument: it has ended, waits for something, or is in the hands of another.
             AgentDiffers, SpecDiffers: it is another agent's, or of another definition.

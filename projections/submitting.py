@@ -6,7 +6,8 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from eventstore.errors import InvalidArgument, KeyReused, QueueFull
+from eventstore.errors import IllegalTransition, InvalidArgument, KeyReused, QueueFull, RunExists, StepLimitReached
+from eventstore.gate import same_json
 from eventstore.limits import check_count, check_name
 from eventstore.settings import check_settings
 from eventstore.workflow import RUN, Continues, Phase, RunQueued
@@ -15,6 +16,7 @@ from projections.tables import query
 from projections.workflow_runs import WORKFLOW_RUNS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from eventstore.log import Writing
@@ -57,7 +59,7 @@ class Submitting:
             workflow: its kind; workers claim by it.
             input: any JSON.
             run_id: its name, and that of its stream; made up unless given, from the key if there is one.
-            key: submitting again with the same key and content gives the run that stands.
+            key: submitting again with the same key and content gives the run that stands, however long ago it ended.
             agent: who performs it; kept with it and told by its row, as are the next six.
             spec_hash: of the agent's definition.
             job_id: the job it is part of.
@@ -78,7 +80,7 @@ class Submitting:
             RunNotFound: no run is its parent, or the one that it continues.
             SelfReference: it is itself the one or the other.
             VersionBeyondEnd: the run that it continues has not come that far.
-            IllegalTransition: a run of this id exists.
+            RunExists: a run of this id was submitted before, without this key.
             KeyReused: the key stands with other content.
             InvalidPayload, InvalidArgument: nothing was written.
         """
@@ -99,7 +101,7 @@ class Submitting:
             labels=labels or {},
             config=config,
         )
-        self.store.stream(run_id, RUN).append(event, key=key, provided=partial(self._admit, run_id, event, max_queued))
+        self._queue(run_id, event, key, partial(self._admit, run_id, event, max_queued))
         return run_id
 
     def continue_from(
@@ -161,6 +163,29 @@ class Submitting:
         if key is None:
             return f"run-{self._system.new_id()[:16]}"
         return f"run-{hashlib.sha256(check_name('key', key, slashes=True).encode()).hexdigest()[:16]}"
+
+    def _queue(self, run_id: str, event: RunQueued, key: str | None, provided: Callable[[Writing], None]) -> None:
+        try:
+            self.store.stream(run_id, RUN).append(event, key=key, provided=provided)
+        except (IllegalTransition, QueueFull, StepLimitReached) as refused:
+            if self._stands(run_id, event, key):
+                return
+            if isinstance(refused, IllegalTransition):
+                raise RunExists(run_id, refused.phase) from None
+            raise
+
+    def _stands(self, run_id: str, event: RunQueued, key: str | None) -> bool:
+        """Whether a run was submitted with this very key and content, though the log itself forgot the key.
+
+        Events that left for a segment take their keys along. A run's first one can be looked up there; it never
+        changes, so that is as good now as in the transaction that was refused.
+        """
+        if key is None or (first := lineage.submission(self.store, run_id)) is None or first.entry.key != key:
+            return False
+        (draft,) = self.store.gate.draft(run_id, [event], key=key)
+        if not same_json(first.entry.data, draft.data):
+            raise KeyReused(run_id, key, first.version)
+        return True
 
     def _admit(self, run_id: str, event: RunQueued, max_queued: int | None, writing: Writing) -> None:
         lineage.admit(self.store, writing, run_id, parent_id=event.parent_id, continues=event.continues)

@@ -13,6 +13,7 @@ from eventstore.errors import (
     DamagedSegment,
     InvalidArgument,
     KeyReused,
+    RunExists,
     SegmentMissing,
     UnreadableEntry,
 )
@@ -21,7 +22,7 @@ from eventstore.memory import MemoryLog
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
 from projections.workflow_runs import WORKFLOW_RUNS
 from tests.archived import DAYS, ENDED, GOING, Killed, StepFiles, Steps, everything, lived
-from tests.world import World, forge
+from tests.world import Refusal, World, forge
 
 DAY = 86_400_000_000
 LINE = LogRecorded("app", "line")
@@ -339,6 +340,24 @@ def test_a_key_is_remembered_while_its_entry_is_in_the_log(world, daemon):
     assert again.version > 12
     assert daemon.restore_days().left == 1
     assert daemon.verify().ok
+
+
+def test_submitting_again_under_the_key_of_a_run_that_left_gives_that_run(world, runs):
+    first = runs.submit("deploy", input={"n": 1}, key="job/7")
+    with world.worker().claim() as attempt:
+        attempt.append(RunCompleted())
+    runs.submit("deploy")
+    world.jumps(days=1)
+    runs.archive(keep_days=0)
+    assert hot(runs, first) == [3]
+
+    with Refusal(runs, KeyReused, "job/7"):
+        runs.submit("deploy", input={"n": 2}, key="job/7")
+    with Refusal(runs, RunExists, "is completed"):
+        runs.submit("deploy", run_id=first)
+    before = head(runs)
+    assert runs.submit("deploy", input={"n": 1}, key="job/7", max_queued=1) == first
+    assert head(runs) == before
 
 
 # --- killed, late, and two at once --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 import projections
 from docs import generate, pages
+from eventstore.errors import RunExists
 
 ROOT = Path(__file__).parent.parent
 PAGES = pages.every_page()
@@ -74,6 +75,14 @@ def test_the_example_of_the_readme_ships_once(tmp_path, monkeypatch):
     with contextlib.redirect_stdout(printed):
         exec(example.text, {"__name__": "readme"})
 
+    assert printed.getvalue().splitlines()[-1] == "shipped to prod"
+
+    with pytest.raises(RunExists, match="run-42 was submitted before and is completed; give the new run another"):
+        exec(example.text, {"__name__": "readme"})
+    for path in tmp_path.glob("agent.db*"):
+        path.unlink()
+    with contextlib.redirect_stdout(printed):
+        exec(example.text, {"__name__": "readme"})
     assert printed.getvalue().splitlines()[-1] == "shipped to prod"
 
 

@@ -5,11 +5,11 @@ import pytest
 from eventstore import MetaSet
 from eventstore.errors import (
     AgentDiffers,
-    IllegalTransition,
     InvalidArgument,
     KeyReused,
     LineageBroken,
     NoCheckpoint,
+    RunExists,
     RunNotFound,
     SelfReference,
     SpecDiffers,
@@ -216,7 +216,7 @@ def test_a_long_run_is_looked_through_for_its_checkpoint(world, runs, monkeypatc
         (InvalidArgument, "version True", {"version": True}),
         (InvalidArgument, "version '3'", {"version": "3"}),
         (SelfReference, "names itself", {"run_id": "first"}),
-        (IllegalTransition, "second is queued", {"run_id": "second"}),
+        (RunExists, "second was submitted before and is queued", {"run_id": "second"}),
     ],
 )
 def test_each_reason_not_to_go_on_has_its_own_refusal(runs, first, error, words, options):

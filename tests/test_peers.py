@@ -25,6 +25,7 @@ from eventstore.errors import (
     InvalidArgument,
     InvalidPayload,
     Refused,
+    RunExists,
     StaleProjection,
     UnreadableEntry,
 )
@@ -222,7 +223,7 @@ def test_drover_dropped_the_events_of_a_retry_under_old_numbers_and_here_each_at
 
     assert (recorded.version, recorded.attempt) == (5, 2)
     assert [message.content for message in runs.messages("run-1")] == ["first go", "second go"]
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(RunExists):
         runs.submit("deploy", run_id="run-1")
 
 

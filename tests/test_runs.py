@@ -14,6 +14,7 @@ from eventstore.errors import (
     KeyReused,
     QuestionUnknown,
     QueueFull,
+    RunExists,
     RunNotFound,
     StoreClosed,
 )
@@ -49,8 +50,9 @@ def test_each_run_has_a_name_of_its_own_unless_one_is_given(runs):
 def test_a_run_id_that_stands_is_refused(runs):
     runs.submit("deploy", run_id="run-1")
 
-    with Refusal(runs, IllegalTransition, "run-1 is queued"):
-        runs.submit("deploy", run_id="run-1")
+    for key in (None, "a key that it was not submitted with"):
+        with Refusal(runs, RunExists, "run-1 was submitted before and is queued; give the new run another run_id"):
+            runs.submit("deploy", run_id="run-1", key=key)
 
 
 @pytest.mark.parametrize("run_id", [None, "run-1"])

@@ -16,6 +16,7 @@ from eventstore.errors import (
     IllegalTransition,
     InvalidArgument,
     NoCheckpoint,
+    RunExists,
     RunNotFound,
     SpecDiffers,
 )
@@ -60,7 +61,7 @@ def test_a_run_is_created_and_loaded_with_everything_that_was_said_of_it(runs):
 def test_a_second_run_of_one_id_is_refused_and_the_first_stands(runs):
     runs.submit("triage", run_id="run-1", input=1)
 
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(RunExists):
         runs.submit("triage", run_id="run-1", input=2)
     assert runs.input("run-1") == 1
 

@@ -7,9 +7,9 @@ from eventstore.errors import (
     AgentDiffers,
     EventStoreError,
     Fenced,
-    IllegalTransition,
     InvalidArgument,
     InvalidPayload,
+    RunExists,
     RunNotFound,
     SpecDiffers,
     StepLimitReached,
@@ -83,7 +83,7 @@ def test_a_complete_run_never_executes_again_and_its_result_stays(runs, persiste
     persistence.on_run_complete("run-1", text="tidy")
 
     refused(runs, InvalidArgument, lambda: persistence.on_run_start("run-1", resume=True), "is completed, and stays so")
-    refused(runs, IllegalTransition, lambda: persistence.on_run_start("run-1"))
+    refused(runs, RunExists, lambda: persistence.on_run_start("run-1"))
     refused(runs, InvalidArgument, lambda: persistence.on_step_complete("run-1", 1, {}))
     assert persistence.load_run("run-1").text == "tidy"
 
