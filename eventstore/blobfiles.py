@@ -38,9 +38,6 @@ _FILE = re.compile(r"([0-9a-f]{62})(\.aside)?")
 _TEMPORARY = re.compile(r"[0-9a-f]+\.[0-9a-f]+\.tmp|[0-9a-f]{32}")
 _NEVER = 2**63
 """A time before which nothing is old."""
-_BLOBS = "-blobs"
-_BESIDE = ("", "-wal", "-shm", "-journal", "-witness", "-archive", _BLOBS)
-"""What stands beside a database under its name, and the database itself."""
 _INCOMING = "incoming"
 """Where what comes in pieces is kept until its digest, and so its name, is known."""
 
@@ -86,20 +83,6 @@ class BlobFiles:
     def named(self, digest: str) -> str:
         """The same of what is known to be one, or to have the shape of one: a log may hold millions."""
         return digest if self.cipher is None else self.cipher.name(digest)
-
-    def is_ours(self, path: Path) -> bool:
-        """Whether a path is of the store whose blobs these are: its database, what stands beside it, what is in that.
-
-        No other program part may write there, and none may even read: closing a file of SQLite's drops its locks.
-
-        Args:
-            path: absolute, without symlinks on the way; a file by another link is known all the same.
-        """
-        if not self.root.is_absolute():  # in memory
-            return False
-        database = str(self.root.parent.resolve() / self.root.name.removesuffix(_BLOBS))
-        names = [database + ending for ending in _BESIDE]
-        return any(str(place) in names for place in (path, *path.parents)) or any(_is_same(path, it) for it in names)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -370,13 +353,6 @@ class BlobFiles:
 
     def _path(self, name: str) -> Path:
         return self.root / name[:2] / name[2:]
-
-
-def _is_same(path: Path, name: str) -> bool:
-    try:
-        return path.samefile(name)
-    except OSError:
-        return False
 
 
 def _aside(path: Path) -> Path:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
@@ -157,10 +156,6 @@ class Blobs:
             InvalidArgument: it is no digest.
         """
         return self._files.open(digest)
-
-    def is_ours(self, path: Path) -> bool:
-        """Whether a path is of the store itself, which nothing else may read or write; see `BlobFiles.is_ours`."""
-        return self._files.is_ours(path)
 
     # --- checking -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,7 +17,6 @@ from eventstore.workflow import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from eventstore.gate import Redactor
     from eventstore.log import Log
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from eventstore.metrics import Instruments, Metrics
     from eventstore.payloads import Json
     from eventstore.sqlite import SQLiteLog
+
+
+BESIDE = ("", "-wal", "-shm", "-journal", "-witness", "-archive", "-blobs")
+"""What a database and the files beside it are called, by what is added to its name."""
 
 
 def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
@@ -76,6 +80,33 @@ def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = F
     from eventstore.sqlite import SQLiteLog  # noqa: PLC0415 - as above
 
     return SQLiteLog(path, create=create, read_only=read_only, identity=log.id, **key)
+
+
+def is_open(path: Path) -> bool:
+    """Whether a path is of a store that this process has open: its database, what stands beside it, what is in that.
+
+    No other program part may write there, and none may even read: closing a file of SQLite's drops its locks. So it is
+    only looked at.
+
+    Args:
+        path: absolute, without symlinks on the way; a file by another link is known all the same.
+    """
+    if "eventstore.sqlite" not in sys.modules:
+        return False
+    from eventstore.sqlite import open_databases  # noqa: PLC0415 - as above
+
+    for database in open_databases():
+        names = [f"{database.parent.resolve() / database.name}{ending}" for ending in BESIDE]
+        if any(str(place) in names for place in (path, *path.parents)) or any(_is_same(path, it) for it in names):
+            return True
+    return False
+
+
+def _is_same(path: Path, name: str) -> bool:
+    try:
+        return path.samefile(name)
+    except OSError:
+        return False
 
 
 def _check_options(options: Mapping[str, Any], known: Iterable[str], backend: str) -> None:

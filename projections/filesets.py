@@ -3,7 +3,8 @@
 What a run made (a working copy, a report) is saved under its attempt, fenced as all of its work is: first the blobs,
 then a generic entry of kind `files-saved` that names each by path, digest, size and whether it may be executed. A file
 that did not change since the last time is kept once. Times, owners and other modes are not kept, nor are empty folders;
-symlinks, what is no file, and the files of the store itself are not kept, and the set tells which were left out.
+symlinks, what is no file, and the files of a store that is open in this process, as the run's own is, are not kept, and
+the set tells which were left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from attrs import frozen
 
 from eventstore.blobs import FILES_SAVED
+from eventstore.connecting import is_open
 from eventstore.errors import InvalidArgument, MissingBlob
 from eventstore.files import OperatingSystem
 from eventstore.notes import LogRecorded
@@ -52,7 +54,7 @@ class FileSet:
     files: Mapping[str, SavedFile]
     """By path within the folder, with slashes."""
     left_out: tuple[str, ...]
-    """Symlinks, what is no file, and the files of the store itself."""
+    """Symlinks, what is no file, and the files of a store that was open in the process."""
 
 
 def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
@@ -69,10 +71,10 @@ def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
     files.own(root)
     listed: dict[str, Json] = {}
     left_out: list[str] = []
-    for path, place in _walked(files, root, "", blobs.is_ours):
+    for path, place in _walked(files, root, ""):
         if not path.isprintable() and not _is_text(path):
             raise InvalidArgument("folder", str(folder), f"holds the name {path!r}, which is no text; rename it")
-        if blobs.is_ours(place):  # even to open it and close it again would drop SQLite's locks
+        if is_open(place):  # even to open it and close it again would drop SQLite's locks
             left_out.append(path)
             continue
         # `stat` refuses a symlink; a pipe is refused where it is opened, and not waited for.
@@ -137,8 +139,8 @@ class FileSets:
 
         Raises:
             RunNotFound: no run of that id.
-            InvalidArgument: it saved no such set, or a path in it leads out of the folder, or to a file of this store;
-                nothing was written.
+            InvalidArgument: it saved no such set, or a path in it leads out of the folder, or to a file of a store
+                that is open in this process; nothing was written.
             MissingBlob: a file of it is missing or damaged; nothing was written.
             OSError: the disk does not take it, or a symlink is in the way; some files may stand.
         """
@@ -153,8 +155,8 @@ class FileSets:
                 raise MissingBlob(digest)
         root = Path(folder).resolve()
         for path, parts in places.items():
-            if self._blobs.is_ours(root.joinpath(*parts)):
-                reason = f"is a file of this store in {root}, and would be written over; restore into another folder"
+            if is_open(root.joinpath(*parts)):
+                reason = f"is a file of an open store in {root}, and would be written over; restore into another folder"
                 raise InvalidArgument("path", path, reason)
         files = OperatingSystem()
         files.own(root)
@@ -198,14 +200,12 @@ def _within(path: str) -> list[str]:
     return parts
 
 
-def _walked(
-    files: OperatingSystem, folder: Path, above: str, closed: Callable[[Path], bool]
-) -> Iterator[tuple[str, Path]]:
-    """Everything below a folder that is no folder, by path within it, in order; and folders that are closed."""
+def _walked(files: OperatingSystem, folder: Path, above: str) -> Iterator[tuple[str, Path]]:
+    """Everything below a folder that is no folder, by path within it, in order; and folders of an open store."""
     for name in files.names(folder):
         place = folder / name
-        if place.is_dir() and not place.is_symlink() and not closed(place):
-            yield from _walked(files, place, f"{above}{name}/", closed)
+        if place.is_dir() and not place.is_symlink() and not is_open(place):
+            yield from _walked(files, place, f"{above}{name}/")
         else:
             yield above + name, place
 

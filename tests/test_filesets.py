@@ -280,9 +280,31 @@ def test_nothing_is_brought_back_over_a_file_of_the_store(tmp_path, path):
         begun(runs).append(LogRecorded("runfold", "files-saved", "files", {"files": files}))
         before = sorted(tmp_path.rglob("*"))
 
-        with pytest.raises(InvalidArgument, match="is a file of this store"):
+        with pytest.raises(InvalidArgument, match="is a file of an open store"):
             runs.files.restore("run-1", tmp_path)
         assert sorted(tmp_path.rglob("*")) == before
         assert runs.verify().ok
         runs.files.restore("run-1", tmp_path / "elsewhere")
         assert (tmp_path / "elsewhere" / path).read_bytes() == b"one"
+
+
+@POSIX
+def test_files_of_another_store_that_is_open_in_this_process_are_neither_saved_nor_written_over(work):
+    other = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM events').close()"
+    with projections.connect("memory:") as runs, projections.connect(work / "other.db") as theirs:
+        theirs.blobs.write(b"one")
+        attempt = begun(runs)
+        attempt.save_files(work)
+        subprocess.run([sys.executable, "-c", other, work / "other.db"], check=True)
+        files = {"other.db-wal": {"blob": runs.blobs.write(b"two")}}
+        attempt.append(LogRecorded("runfold", "files-saved", "forged", {"files": files}))
+
+        assert (work / "other.db-wal").exists()  # or what they acknowledged next would be lost with it
+        (saved,) = runs.files.of("run-1", name="files")
+        assert {"other.db", "other.db-blobs", "other.db-shm", "other.db-wal"} <= {*saved.left_out}
+        assert not [path for path in saved.files if path.startswith("other.db")]
+        with pytest.raises(InvalidArgument, match="is a file of an open store"):
+            runs.files.restore("run-1", work, name="forged")
+        theirs.close()
+        attempt.save_files(work, "later")
+        assert "other.db" in runs.files.of("run-1", name="later")[0].files

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from eventstore.backups.copying import Copied, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
-from eventstore.connecting import open_copy, open_log
+from eventstore.connecting import BESIDE, open_copy, open_log
 from eventstore.errors import CannotOpen, LostTail, RestoreRefused
 from eventstore.files import Files, OperatingSystem
 from eventstore.integrity import genesis
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from eventstore.log import Log
-
-_BESIDE = ("", "-wal", "-shm", "-journal", "-witness", "-archive", "-blobs")
-"""What a database and the files beside it are called."""
 
 
 @frozen
@@ -148,7 +145,7 @@ def _refuse_standing(folder: Path, place: Path) -> None:
     if not place.parent.is_dir():
         raise RestoreRefused(str(folder), f"the folder {place.parent} does not exist; make it first")
     sweep(place)
-    for suffix in _BESIDE:
+    for suffix in BESIDE:
         beside = place.with_name(place.name + suffix)
         if os.path.lexists(beside):
             raise RestoreRefused(str(folder), f"{beside} stands already; move it away, or choose another name")

@@ -1,6 +1,6 @@
 """The log in one SQLite file: the embedded default, safe for many threads and many processes."""
 
-from eventstore.sqlite.driver import DRIVER, SOUND_SQLITE, SQLITE_VERSION, sqlite3
+from eventstore.sqlite.driver import DRIVER, SOUND_SQLITE, SQLITE_VERSION, open_databases, sqlite3
 from eventstore.sqlite.examining import Facts
 from eventstore.sqlite.log import SQLiteLog
 from eventstore.sqlite.schema import APPLICATION_ID, SCHEMA
@@ -15,5 +15,6 @@ __all__ = [
     "Facts",
     "SQLiteLog",
     "SQLiteTransaction",
+    "open_databases",
     "sqlite3",
 ]

@@ -51,12 +51,13 @@ SQLCIPHER = "sqlcipher3.dbapi2"
 class Connection(sqlite3.Connection):
     """A connection that is known until it is gone (see `_never_close`), and what its payloads are unpacked with."""
 
-    __slots__ = ("__weakref__", "access", "blobs", "compression", "file", "known", "run")
+    __slots__ = ("__weakref__", "access", "blobs", "compression", "file", "known", "path", "run")
     access: Access
     blobs: BlobFiles | None
     """Where large payloads stand, if they may leave the database."""
     file: tuple[int, int]
     """The device and inode of its file."""
+    path: Path
     compression: Compression
     known: tuple[int, dict[Any, Any]]
     """SQLite's count of what others wrote, and what was found out since it is at that."""
@@ -181,6 +182,7 @@ def opened(
         )  # fmt: skip
         connection.access = access
         connection.file = file
+        connection.path = path
         _OPEN.add(connection)
     try:
         for statement in access.unlock:
@@ -197,6 +199,13 @@ def _file_of(path: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)  # SQLite says what is wrong
     return found.st_dev, found.st_ino
+
+
+def open_databases() -> set[Path]:
+    """The databases that this process has open, by whatever driver."""
+    with _OPENING:
+        connections = tuple(_OPEN)
+    return {connection.path for connection in connections if _is_open(connection)}
 
 
 def _is_open(connection: Connection) -> bool:

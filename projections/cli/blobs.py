@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from eventstore.blobs import MIN_AGE
+from eventstore.connecting import is_open
 from projections.cli import output
 from projections.cli.log import written
 from projections.cli.opening import refuse_ours, store_command
@@ -56,7 +57,7 @@ def put(runs: Runs, file: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT0
     if not file:
         raise click.UsageError("FILE is missing; - is the standard input")
     for name in file:
-        if runs.blobs.is_ours(Path(name).resolve()):
+        if is_open(Path(name).resolve()):
             raise click.UsageError(
                 f"{name} is a file of the database itself; make a backup of it with `runfold backup`"
             )
@@ -79,7 +80,7 @@ def get(runs: Runs, digest: str, target: str | None, as_json: bool) -> None:  # 
     They are proved as they are read: where they are damaged, the last of them are not given, and the exit code is 1.
     (--json changes nothing here.)
     """
-    refuse_ours(runs, target)
+    refuse_ours(target)
     with runs.blobs.open(digest) as source:
         if target in (None, "-"):
             for piece in _pieces(source):

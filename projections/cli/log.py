@@ -217,7 +217,7 @@ def export(
         for line in lines:
             click.echo(line, nl=False)
         return
-    refuse_ours(runs, target)
+    refuse_ours(target)
     number = written(Path(str(target)), lines)
     output.note(f"{target}: {output.count(number, 'event')}")
 

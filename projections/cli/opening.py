@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import projections
+from eventstore.connecting import is_open
 from eventstore.errors import EventStoreError
 
 if TYPE_CHECKING:
@@ -159,13 +160,13 @@ def load(spec: str) -> App:
     return found
 
 
-def refuse_ours(runs: Runs, target: str | None) -> None:
-    """Refuse to write over the database, or what stands beside it.
+def refuse_ours(target: str | None) -> None:
+    """Refuse to write over the database that is open, or what stands beside it.
 
     Raises:
         click.UsageError: this is one of its files.
     """
-    if target not in (None, "-") and runs.blobs.is_ours(Path(str(target)).resolve()):
+    if target not in (None, "-") and is_open(Path(str(target)).resolve()):
         raise click.UsageError(f"{target} is the database itself, or a file beside it; choose another name")
 
 
