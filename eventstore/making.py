@@ -76,6 +76,7 @@ def publish(files: Files, part: Path, target: Path) -> str | None:
         folders = {name: part.with_name(part.name + name) for name in _FOLDERS}
         folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
         if folders:
+            files.folder(part.parent)  # a cut that keeps a folder's new name must keep what tells of it
             marks = {name: _mark(folder) for name, folder in folders.items()}
             files.put(part.with_name(part.name + _MOVING), json.dumps(marks).encode())
         for name, folder in folders.items():

@@ -156,6 +156,19 @@ def test_a_file_whose_switch_to_a_wal_or_from_it_was_cut_is_opened_and_holds_eve
     found.close()
 
 
+def test_a_folder_that_has_its_name_before_its_database_has_it_is_told_of(tmp_path):
+    """Whoever restores again would find a folder that nobody made, and ask for it to be moved away by hand."""
+    made = recorded(WORKLOADS["a backup restored"], "FULL", tmp_path)
+    named = {at + 1 for at, step in enumerate(made.steps) if step.kind == "rename" and step.data == b"agent.db-archive"}
+
+    for cut, disk in disks(made, named):
+        for number in range(EXTREMES + 20):
+            if (found := state(disk, cut, number, "")) is not None:
+                moved = any(name.startswith("agent.db-archive") for name in found.files)
+                assert not moved or any(name.endswith("agent.db-moving") for name in found.files)
+    assert named
+
+
 # --- the cutter -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def promises(record: Record) -> Iterator[Promise]:
     ends = {step.write: step.position for step in record.steps if isinstance(step, Mark) and step.kind == "wrote"}
     full = record.synchronous == "FULL"
     floor = must = record.base
-    begun = frozenset([record.base])
+    # What began before any step of the disk may have begun at the first cut, too, where the judge itself does it again.
+    early = (mark for mark in takewhile(lambda step: isinstance(step, Mark), record.steps) if mark.kind == "began")
+    begun = frozenset([record.base, *(ends[mark.write] for mark in early if mark.write in ends)])
     names: frozenset[str] = frozenset()
     opened = "agent.db" in record.start and not record.lossy
     accepted = not record.lossy
