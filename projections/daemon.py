@@ -11,11 +11,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from eventstore.errors import InvalidArgument, Refused, RunNotFound, StoreClosed, WorkerClosed
+from eventstore.errors import InvalidArgument, Refused, RunNotFound, StoreClosed, UnreadableEntry, WorkerClosed
 from eventstore.limits import check_count, check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
@@ -80,6 +80,9 @@ class Worker:
         self._stopping = False
         self._closed = threading.Event()
         self._looked_at: dict[str, int] = {}
+        self._taking: set[str] = set()
+        self._doubtful: set[str] = set()
+        self._unreadable: set[str] = set()
         self._remembered: deque[RunRow] = deque()
         presence.enter(self.id, self._term)
         self._renewer = threading.Thread(target=self._renew, name=f"lease of {self.id}", daemon=True)
@@ -150,7 +153,7 @@ class Worker:
         """Settle what dead workers left: end what was to be interrupted or crashed too often, expire what is overdue.
 
         What may go on is left to `claim`. It costs by the active runs, not by the log; run it as often as you like,
-        by as many workers as you like.
+        by as many workers as you like. A run that cannot be read is left as it is, and named.
 
         Args:
             max_crashes: how many workers may die under a run; `claim` goes by the last value given here.
@@ -159,7 +162,8 @@ class Worker:
         self._max_crashes = check_count("max_crashes", max_crashes)
         if not dry_run:
             self._presence.sweep()
-        expired = self.expire(dry_run=dry_run)
+        unreadable: list[str] = []
+        expired = self._expire(unreadable, dry_run=dry_run)
         interrupted: list[str] = []
         crashed: list[str] = []
         started, lost = self._started()
@@ -170,31 +174,51 @@ class Worker:
             if not settle(row, dead=True, max_crashes=max_crashes):
                 resumable.append(row)
                 continue
-            stream = self._stream(row.run_id)
-            events = settle(stream.state, dead=self._held_by_the_dead(stream.state), max_crashes=max_crashes)
-            if events and (dry_run or self._settled(stream, events)):
-                (interrupted if stream.state.interrupt_requested else crashed).append(row.run_id)
+            with self._passing_over(row.run_id, unreadable):
+                stream = self._stream(row.run_id)
+                events = settle(stream.state, dead=self._held_by_the_dead(stream.state), max_crashes=max_crashes)
+                if events and (dry_run or self._settled(stream, events)):
+                    (interrupted if stream.state.interrupt_requested else crashed).append(row.run_id)
         self._keep(resumable)
         return Recovery(
             tuple(interrupted),
             tuple(crashed),
             tuple(row.run_id for row in resumable),
             tuple(expired),
+            tuple(dict.fromkeys(unreadable)),
             running=started - len(lost),
             dry_run=dry_run,
         )
 
     def expire(self, *, dry_run: bool = False) -> list[tuple[str, str]]:
         """Expire the questions whose time has passed; `claims` does so all along."""
+        return self._expire([], dry_run=dry_run)
+
+    def _expire(self, unreadable: list[str], *, dry_run: bool) -> list[tuple[str, str]]:
         now = self._system.now()
         due = self._confirmations.each(decision=None, expires_at=Range(stop=now + timedelta(microseconds=1)))
         expired: list[tuple[str, str]] = []
         for run_id in dict.fromkeys(row.run_id for row in due):
-            stream = self._stream(run_id)
-            events = overdue(stream.state, now)
-            if events and (dry_run or self._settled(stream, events)):
-                expired += [(run_id, event.call_id) for event in events]  # type: ignore[attr-defined]
+            with self._passing_over(run_id, unreadable):
+                stream = self._stream(run_id)
+                events = overdue(stream.state, now)
+                if events and (dry_run or self._settled(stream, events)):
+                    expired += [(run_id, event.call_id) for event in events]  # type: ignore[attr-defined]
         return expired
+
+    @contextmanager
+    def _passing_over(self, run_id: str, unreadable: list[str]) -> Iterator[None]:
+        """Go on with the next run where this one's stream cannot be read, or does not follow; that is told once.
+
+        Else a blob that is gone from one run would keep every other run from being claimed, by every worker.
+        """
+        try:
+            yield
+        except (UnreadableEntry, Refused) as error:
+            unreadable.append(run_id)
+            if run_id not in self._unreadable:
+                self._unreadable.add(run_id)
+                _LOG.error("%s cannot be taken up, and is left as it is: %s", run_id, error)
 
     def _started(self, **only: Any) -> tuple[int, list[RunRow]]:
         """How many runs are started, and those of them whose worker is dead."""
@@ -236,7 +260,10 @@ class Worker:
         while True:
             self._say_last_words()
             for row in self._candidates(wanted):
-                if (attempt := self._take(row)) is not None:
+                attempt = None
+                with self._passing_over(row.run_id, []):
+                    attempt = self._take(row)
+                if attempt is not None:
                     return attempt
             left = deadline - self._system.monotonic()
             if left <= 0 or self._stopping:
@@ -252,6 +279,7 @@ class Worker:
 
         Raises:
             RunNotFound: no run of that id.
+            UnreadableEntry: an entry of it cannot be read.
         """
         if self._closed.is_set():
             raise WorkerClosed(self.id)
@@ -285,6 +313,7 @@ class Worker:
     def _candidates(self, workflows: tuple[str, ...] | None) -> Iterator[RunRow]:
         only: dict[str, Any] = {} if workflows is None else {"workflow": workflows}
         now = self._system.now()
+        yield from self._begun_perhaps(workflows)
         yield from self._kept(workflows)
         if self._some_are_lost(only):
             self._keep(self._started(**only)[1])
@@ -333,20 +362,59 @@ class Worker:
         with self._store.reading() as reading:
             return reading.version(row.run_id) != self._looked_at.get(row.run_id)
 
+    def _begun_perhaps(self, workflows: tuple[str, ...] | None) -> list[RunRow]:
+        """The runs that this worker tried to begin, and nobody knows whether it did: the commit failed, say.
+
+        Where it did, the run stands in the name of a living worker, and nobody else would ever take it up.
+        """
+        with self._counting:
+            doubtful = sorted(self._doubtful)
+        rows = [row for run_id in doubtful if (row := self._runs.get(run_id)) is not None]
+        return [row for row in rows if workflows is None or row.workflow in workflows]
+
     def _take(self, row: RunRow) -> Attempt | None:
+        with self._counting:
+            if row.run_id in self._taking:
+                return None  # another thread of this worker is at it
+            self._taking.add(row.run_id)
+        try:
+            return self._taken(row)
+        finally:
+            with self._counting:
+                self._taking.discard(row.run_id)
+
+    def _taken(self, row: RunRow) -> Attempt | None:
         stream = self._stream(row.run_id)
         state = stream.state
+        if row.run_id in self._doubtful and state.phase is Phase.STARTED and state.worker == self.id:
+            stream.attempt = state.attempt
+            return self._handed_out(stream)
         if state.phase is not row.phase:
             return None  # it went on since; whether it waits for its children, say, only its row of now tells
         dead = self._held_by_the_dead(state)
         events = take(state, self.id, self._system.now(), dead=dead, max_crashes=self._max_crashes)
         if not events and state.waiting_for == "operator":
             self._looked_at[row.run_id] = stream.version
-        if not events or not self._settled(stream, events) or not isinstance(events[-1], RunStarted | RunResumed):
+        if not events:
+            if state.phase not in (Phase.QUEUED, Phase.PAUSED):  # it ended, or is another's
+                with self._counting:
+                    self._doubtful.discard(row.run_id)
             return None
+        try:
+            if not self._settled(stream, events) or not isinstance(events[-1], RunStarted | RunResumed):
+                return None
+            return self._handed_out(stream)
+        except BaseException:
+            with self._counting:
+                self._doubtful.add(row.run_id)
+            raise
+
+    def _handed_out(self, stream: Stream[RunState]) -> Attempt:
+        attempt = Attempt(stream, self._system, self._finished, self._channel, self._steps)
         with self._counting:
             self._active += 1
-        return Attempt(stream, self._system, self._finished, self._channel, self._steps)
+            self._doubtful.discard(stream.name)
+        return attempt
 
     def _finished(self, unsaid: Callable[[], None] | None) -> None:
         with self._counting:

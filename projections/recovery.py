@@ -104,6 +104,8 @@ class Recovery:
     resumable: tuple[str, ...] = ()
     """Left to `claim`: their worker died, and another may go on."""
     expired: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """Left as they are, since entries of theirs cannot be read; `runfold verify` names these."""
     running: int = 0
     """Runs that a living worker holds."""
     dry_run: bool = False
@@ -116,6 +118,7 @@ class Recovery:
                 ("interrupted", self.interrupted),
                 ("crashed once too often", self.crashed),
                 ("questions expired", tuple(f"{run_id} {call_id}" for run_id, call_id in self.expired)),
+                ("cannot be read", self.unreadable),
             )
             if ids
         ]

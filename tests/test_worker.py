@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from eventstore.errors import DatabaseBusy, InvalidArgument, Waiting
+from eventstore.errors import DatabaseBusy, InvalidArgument, OutcomeUnknown, UnreadableEntry, Waiting
 from eventstore.workflow import (
     RUN,
     CheckpointSaved,
@@ -19,6 +19,7 @@ from eventstore.workflow import (
     ToolReturned,
 )
 from projections.testing import Killed, MortalLog
+from tests.world import forge
 
 
 @pytest.fixture
@@ -421,6 +422,92 @@ def test_killed_inside_a_claim_the_run_is_the_next_ones(world, runs, after):
     assert world.worker().claim().number == (2 if after else 1)
     with pytest.raises(Killed):
         first.close()
+
+
+class Unsure(MortalLog):
+    """A log whose next commit stands, or does not, and of which nobody is told."""
+
+    stands = None
+
+    def write(self, job, *, shared=False):
+        stands, self.stands = self.stands, None
+        if stands is None:
+            return super().write(job, shared=shared)
+        if stands:
+            super().write(job, shared=shared)
+        raise OutcomeUnknown(self.url, None, None, "the disk failed")
+
+
+@pytest.mark.parametrize("stands", [True, False])
+@pytest.mark.parametrize("died", [False, True])
+def test_a_run_that_was_begun_by_a_commit_of_which_nobody_knows_is_handed_out_once_the_worker_looks_again(
+    world, runs, stands, died
+):
+    log = Unsure(world.log())
+    worker = world.runs(log=log).worker("w", lease=timedelta(hours=1))
+    submit(runs, "run-1", "run-2")
+    if died:
+        gone = world.worker()
+        gone.claim()
+        world.dies(gone)
+    log.stands = stands
+    with pytest.raises(OutcomeUnknown):
+        worker.claim()
+
+    attempt = worker.claim()
+    assert (attempt.run_id, attempt.number, worker.active) == ("run-1", 2 if died else 1, 1)
+    attempt.stream.append(CheckpointSaved(1), RunCompleted())
+    assert claimed(worker) == ["run-2"]
+    worker.close()
+
+
+def test_a_run_of_which_nobody_knows_whether_it_was_begun_is_left_to_whoever_took_it_since(world, runs):
+    log = Unsure(world.log())
+    worker = world.runs(log=log).worker("w", lease=timedelta(hours=1))
+    submit(runs, "run-1")
+    log.stands = False
+    with pytest.raises(OutcomeUnknown):
+        worker.claim()
+    attempt = world.worker().claim()
+
+    assert (worker.claim(), attempt.run_id, worker.active) == (None, "run-1", 0)
+    worker.close()
+
+
+# --- a run that cannot be read ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["queued", "lost", "woken", "asks", "stops"])
+def test_a_run_that_cannot_be_read_holds_up_no_other(world, runs, worker, state, caplog):
+    submit(runs, "bad", "good")
+    gone = world.worker()
+    if state != "queued":
+        with gone.take("bad") as attempt:
+            if state in ("lost", "stops"):
+                attempt._leave = lambda _error: None
+            if state == "asks":
+                attempt.ask("c1", "ship", None, expires_in=timedelta(seconds=1))
+    if state == "stops":
+        runs.interrupt("bad", by="alice")
+    world.dies(gone)
+    world.passes(2)
+    forge(runs.store.log, ("FromElsewhere", "{}"), stream="bad")
+    before = [entry.position for entry in read_raw(runs)]
+
+    report = worker.recover()
+    assert report.unreadable == (("bad",) if state in ("asks", "stops") else ())
+    assert ("cannot be read: bad" in str(report)) == bool(report.unreadable)
+    assert [entry.position for entry in read_raw(runs)] == before
+    assert (worker.expire(), claimed(worker), claimed(worker)) == ([], ["good"], [])
+    assert [record.message.split()[0] for record in caplog.records] == ["bad"]
+    if state == "queued":
+        with pytest.raises(UnreadableEntry):
+            worker.take("bad")
+
+
+def read_raw(runs):
+    with runs.store.reading() as reading:
+        return list(reading.read_all(after=0, limit=1_000))
 
 
 def reads_of(world):

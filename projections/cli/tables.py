@@ -48,6 +48,7 @@ def _told(recovery: Recovery) -> None:
         *((run_id, "crashed: too many workers died under it") for run_id in recovery.crashed),
         *((run_id, f"its question {call_id} expired") for run_id, call_id in recovery.expired),
         *((run_id, "may go on: left to the next worker") for run_id in recovery.resumable),
+        *((run_id, "left as it is: it cannot be read; `runfold verify` says why") for run_id in recovery.unreadable),
     ]
     if rows:
         output.table("run", "would be" if recovery.dry_run else "now", rows=rows, wraps=("run",))
