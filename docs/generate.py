@@ -24,13 +24,15 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 import eventstore
+import eventstore.aio
 import eventstore.testing
 import projections
+import projections.aio
 import projections.testing
 from eventstore import backups, blobs, errors, exchange, growth, integrity, limits, log, metrics, notes, workflow
 from eventstore.packing import forms
 from eventstore.watching import Instrument
-from projections import connecting, filesets, readings, retention, sessions, tables
+from projections import connecting, filesets, jobs, readings, retention, sessions, tables
 from projections import growth as grown
 from projections import metrics as measured
 from projections import notes as noted
@@ -48,6 +50,7 @@ NOUNS = {
     "sessions": sessions.Sessions,
     "logs": noted.Logs,
     "meta": noted.Meta,
+    "jobs": jobs.Jobs,
     "blobs": blobs.Blobs,
     "files": filesets.FileSets,
 }
@@ -55,7 +58,7 @@ NOUNS = {
 GIVEN = (
     *(readings.Message, readings.Round, readings.ToolCall),
     *(sessions.History, readings.HistoryMessage, sessions.Ancestor),
-    noted.LogEntry,
+    *(noted.LogEntry, jobs.Job),
     *(blobs.Checked, blobs.BlobFault, blobs.Collected, log.Need, filesets.FileSet, filesets.SavedFile),
     *(backups.Backup, backups.Restored, connecting.Restoration),
     *(grown.Growth, grown.Storage, growth.Weights, growth.Share, retention.Round),
@@ -262,7 +265,7 @@ def api_page() -> str:
         ("What `eventstore` and `projections` export, and the testing kits. The run's events are on [their own "
         "page](events.md), and so are [the errors](errors.md)."),
         ("[eventstore](#eventstore) · [projections](#projections) · [eventstore.testing](#eventstoretesting) · "
-        "[On Runs](#on-runs) · [projections.testing](#projectionstesting) · "
+        "[On Runs](#on-runs) · [In asyncio](#in-asyncio) · [projections.testing](#projectionstesting) · "
         "[Contracts of a backend](#contracts-of-a-backend)"),
         *_face(eventstore),
         *_face(projections),
@@ -271,6 +274,12 @@ def api_page() -> str:
         + ", ".join(f"`runs.{name}` is its [{kind.__name__}](#{kind.__name__.lower()})" for name, kind in NOUNS.items())
         + ". Below them stand the values that they and `Runs` give.",
         *[_class(kind, kind.__name__) for kind in (*NOUNS.values(), *GIVEN)],
+        "## In asyncio",
+        ("What `aconnect` opens has handles of the same names, whose methods take the same arguments, give the same "
+        "answers and raise the same errors. `await` those that give a value; go through those that give one after "
+        "another with `async for`; the rest waits for nothing. What a handle has as an attribute above and waits for "
+        "is a method here: `await attempt.input()`."),
+        _awaited(),
         *_face(eventstore.testing),
         *_face(projections.testing),
         "## Contracts of a backend",
@@ -293,6 +302,23 @@ def _face(module: Any) -> list[str]:
         else:
             parts.append(f"### {name}\n\n{_value(name, item)}")
     return parts
+
+
+def _awaited() -> str:
+    """Every handle of asyncio, and which of its methods are waited for how."""
+    rows = ["| of | `await` | `async for` | without waiting |", "|---|---|---|---|"]
+    kinds = [*vars(eventstore.aio).values(), *vars(projections.aio).values()]
+    handles = [it for it in kinds if isinstance(it, type) and issubclass(it, eventstore.aio.Handle)]
+    for kind in dict.fromkeys(it for it in handles if it.__name__.startswith("Async")):
+        ways: tuple[list[str], ...] = ([], [], [])
+        for name, value in vars(kind).items():
+            if not name.startswith("_") and (callable(value) or isinstance(value, property)):
+                ways[0 if inspect.iscoroutinefunction(value) else 1 if inspect.isasyncgenfunction(value) else 2].append(
+                    name
+                )
+        cells = [", ".join(f"`{name}`" for name in way) for way in ways]
+        rows.append(f"| `{kind.__name__.removeprefix('Async')}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _value(name: str, item: Any) -> str:

@@ -1,33 +1,39 @@
 """asyncio over the same log: an append is queued up and awaited, and all tasks of a loop share commits.
 
 Nothing here decides anything. An append is prepared in the loop, judged and committed in the log's own thread, and its
-answer comes back to the loop once for a whole commit. Whatever else blocks goes to a small pool of threads.
+answer comes back to the loop once for a whole commit. Whatever else blocks goes to a small pool of threads: `awaited`
+and `streamed` make of a method of what stands underneath one that is awaited, with its arguments, types and errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from eventstore.blobs import Blobs
 from eventstore.errors import StoreClosed
 from eventstore.limits import PAGE
 from eventstore.log import Member
+from eventstore.store import EventStore, Stream
 
 if TYPE_CHECKING:
     from eventstore.codec import Recorded
     from eventstore.log import Cursor, Log
     from eventstore.machine import Machine
-    from eventstore.store import EventStore, Stream
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Any)
 T = TypeVar("T")
+U_co = TypeVar("U_co", covariant=True)
 
 _POLL = 0.02
 """Seconds between two looks for what was appended."""
+_TURN = 0.01
+"""Seconds that a thread goes on collecting items before it hands them over; so many are never held for long."""
 
 
 class Committed(asyncio.CancelledError):
@@ -156,12 +162,64 @@ class Loop:
         self._pool.shutdown(wait=False)
 
 
-class AsyncStream(Generic[S]):
-    """One stream, for tasks; see `store.Stream`."""
+class Handle(Generic[U_co]):
+    """A handle of the same store, whose methods are awaited. What is asked of it without waiting, it still answers."""
+
+    def __init__(self, under: U_co, loop: Loop) -> None:
+        self._under = under
+        self._loop = loop
+
+    def __repr__(self) -> str:
+        return repr(self._under)
+
+
+def awaited(method: Callable[Concatenate[U_co, P], T]) -> Callable[Concatenate[Handle[U_co], P], Awaitable[T]]:
+    """The method of the handle underneath, called in a thread and awaited."""
+
+    @wraps(method)
+    async def call(self: Handle[U_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._loop.run(method, self._under, *args, **kwargs)
+
+    return call
+
+
+def streamed(
+    method: Callable[Concatenate[U_co, P], Iterator[T]],
+) -> Callable[Concatenate[Handle[U_co], P], AsyncIterator[T]]:
+    """What the method of the handle underneath gives, for `async for`; collected in a thread, some at a time."""
+
+    @wraps(method)
+    async def each(self: Handle[U_co], /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        items = await self._loop.run(method, self._under, *args, **kwargs)
+        ended: Exception | None = None
+        while ended is None:
+            some, ended = await self._loop.run(_some, items)
+            for item in some:
+                yield item
+        if not isinstance(ended, StopIteration):
+            raise ended
+
+    return each
+
+
+def _some(items: Iterator[T]) -> tuple[list[T], Exception | None]:
+    """The next items, one at least, and what ended them: `StopIteration`, or an error, which comes behind the items."""
+    some: list[T] = []
+    until = time.monotonic() + _TURN
+    try:
+        while not some or time.monotonic() < until:
+            some.append(next(items))
+    except Exception as ended:  # noqa: BLE001 - it is raised where the items are awaited
+        return some, ended
+    return some, None
+
+
+class AsyncStream(Handle[Stream[S]]):
+    """One stream, for tasks; see `store.Stream`, which is `stream` underneath."""
 
     def __init__(self, stream: Stream[S], loop: Loop) -> None:
+        super().__init__(stream, loop)
         self.stream = stream
-        self._loop = loop
 
     async def append(self, *events: object, **options: Any) -> tuple[Recorded, ...]:
         """As `Stream.append`; concurrent tasks share commits.
@@ -181,6 +239,9 @@ class AsyncStream(Generic[S]):
             raise Committed(recorded)
         return recorded
 
+    transact = awaited(Stream[S].transact)
+    read = streamed(Stream[S].read)
+
     async def refresh(self) -> Self:
         """Fold what others appended since."""
         await self._loop.run(self.stream.refresh)
@@ -192,12 +253,24 @@ class AsyncStream(Generic[S]):
         return self.stream.state
 
 
-class AsyncStore:
-    """A log that speaks in events, for tasks; see `store.EventStore`. `store` is the one underneath."""
+class AsyncBlobs(Handle[Blobs]):
+    """The blobs of a store, for tasks; see `blobs.Blobs`. What `open` gives is a file, and read in a thread."""
+
+    write = awaited(Blobs.write)
+    read = awaited(Blobs.read)
+    exists = awaited(Blobs.exists)
+    open = awaited(Blobs.open)
+    check = awaited(Blobs.check)
+    gc = awaited(Blobs.gc)
+
+
+class AsyncStore(Handle[EventStore]):
+    """A log that speaks in events, for tasks; see `store.EventStore`, which is `store` underneath."""
 
     def __init__(self, store: EventStore, loop: Loop) -> None:
+        super().__init__(store, loop)
         self.store = store
-        self._loop = loop
+        self.blobs = AsyncBlobs(store.blobs, loop)
 
     def stream(self, name: str, machine: Machine[S] | None = None) -> AsyncStream[S]:
         """A handle on one stream; it need not exist yet."""
@@ -207,20 +280,10 @@ class AsyncStore:
         """Append to a stream without keeping a handle."""
         return await self.stream(stream).append(*events, **options)
 
-    async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> AsyncIterator[Recorded]:
-        """The events of one stream after a version, in order."""
-        async for recorded in self._paged(partial(self.store.read, stream), lambda it: it.version, after, limit):
-            yield recorded
-
-    async def read_all(
-        self, *, after: int | Cursor = 0, types: Iterable[type | str] | None = None, limit: int | None = None
-    ) -> AsyncIterator[Recorded]:
-        """The events of the whole log after a position or cursor, in order."""
-        start = await self._loop.run(self.store.place, after)
-        kinds = None if types is None else tuple(types)
-        pages = partial(self.store.read_all, types=kinds)
-        async for recorded in self._paged(pages, lambda it: it.position, start, limit):
-            yield recorded
+    resolve = awaited(EventStore.resolve)
+    head = awaited(EventStore.head)
+    read = streamed(EventStore.read)
+    read_all = streamed(EventStore.read_all)
 
     async def follow(
         self, *, after: int | Cursor = 0, types: Iterable[type | str] | None = None
@@ -245,21 +308,3 @@ class AsyncStore:
 
     def _page(self, after: int, types: Iterable[type | str] | None) -> list[Recorded]:
         return list(self.store.read_all(after=after, types=types, limit=PAGE))
-
-    async def _paged(
-        self,
-        read: Callable[..., Iterator[Recorded]],
-        place: Callable[[Recorded], int],
-        after: int,
-        limit: int | None,
-    ) -> AsyncIterator[Recorded]:
-        left = limit
-        while left is None or left > 0:
-            size = PAGE if left is None else min(left, PAGE)
-            page = await self._loop.run(lambda after=after, size=size: list(read(after=after, limit=size)))  # type: ignore[misc]
-            for recorded in page:
-                yield recorded
-            if len(page) < size:
-                return
-            after = place(page[-1])
-            left = None if left is None else left - len(page)

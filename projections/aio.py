@@ -1,4 +1,8 @@
-"""asyncio over the same runs: thin handles whose appends are awaited, everything else theirs underneath.
+"""asyncio over the same runs: thin handles with the same names, whose methods are awaited.
+
+A class here is a list of what the one underneath can do, and by which of two ways: `awaited` for what gives a value,
+`streamed` for what gives many. Written out is only what waits in another way than by keeping a thread. A test holds
+each against the one underneath, so nothing is missing here that is there.
 
 `runs`, `worker` and `attempt` stand underneath each handle for what needs no waiting. What is written under a key is
 safe to repeat after a cancellation; `append` tells itself what became of it (see `eventstore.aio.Committed`).
@@ -10,43 +14,39 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial, wraps
+from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from eventstore.aio import AsyncStore, AsyncStream, Committed, Loop
+from eventstore.aio import AsyncStore, AsyncStream, Committed, Handle, Loop, U_co, awaited, streamed
 from eventstore.errors import Waiting
 from eventstore.limits import check_count
 from projections.attempt import Answer, Attempt
 from projections.daemon import Worker
 from projections.delegation import Child
+from projections.filesets import FileSets
+from projections.jobs import Jobs
+from projections.notes import Logs, Meta
 from projections.runs import Runs
+from projections.sessions import Sessions
+from projections.snapshots import SnapshotPersistence
 from projections.streaming import KEPT, Delta
+from projections.views import View
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from eventstore.codec import Recorded
     from eventstore.payloads import Json
+    from projections.projection import Projection
     from projections.retention import Retention
 
 __all__ = ["AsyncAttempt", "AsyncRuns", "AsyncWorker", "Committed"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+R = TypeVar("R")
 
 _LOOK = 0.05
 """Seconds between two looks for work or for an answer."""
-
-
-def _awaited(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
-    """The method of the handle underneath, called in a thread and awaited."""
-
-    @wraps(method)
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._loop.run(partial(method, self._under), *args, **kwargs)  # type: ignore[no-any-return]
-
-    return call
 
 
 async def opened(connect: Callable[[], Runs]) -> AsyncRuns:
@@ -69,20 +69,111 @@ async def opened(connect: Callable[[], Runs]) -> AsyncRuns:
         raise
 
 
-class AsyncRuns:
-    """The runs of one store, for tasks of the running loop; see `Runs`, which is `runs` underneath."""
+class AsyncView(Handle[View[R]]):
+    """The rows of one projection, for tasks; see `views.View`."""
 
-    def __init__(self, runs: Runs) -> None:
-        self.runs = self._under = runs
-        self._loop = Loop(runs.store.log)
-        self.store = AsyncStore(runs.store, self._loop)
-        """The log underneath, which speaks in events."""
+    get = awaited(View[R].get)
+    look = awaited(View[R].look)
+    where = awaited(View[R].where)
+    each = streamed(View[R].each)
+    search = awaited(View[R].search)
+    count = awaited(View[R].count)
+
+
+class AsyncSessions(Handle[Sessions]):
+    """Conversations over several runs, for tasks; see `sessions.Sessions`."""
+
+    ancestors = awaited(Sessions.ancestors)
+    descendants = streamed(Sessions.descendants)
+    history = awaited(Sessions.history)
+    count = awaited(Sessions.count)
+    rounds = awaited(Sessions.rounds)
+    count_rounds = awaited(Sessions.count_rounds)
+    tool_uses = awaited(Sessions.tool_uses)
+    pending = streamed(Sessions.pending)
+    auto_accept = awaited(Sessions.auto_accept)
+    withdraw = awaited(Sessions.withdraw)
+    accepting = awaited(Sessions.accepting)
+    folders = awaited(Sessions.folders)
+
+
+class AsyncLogs(Handle[Logs]):
+    """Generic log entries, for tasks; see `notes.Logs`."""
+
+    record = awaited(Logs.record)
+    where = awaited(Logs.where)
+    each = streamed(Logs.each)
+    count = awaited(Logs.count)
+
+
+class AsyncMeta(Handle[Meta]):
+    """Named values, for tasks; see `notes.Meta`."""
+
+    set = awaited(Meta.set)
+    get = awaited(Meta.get)
+    all = awaited(Meta.all)
+
+
+class AsyncFileSets(Handle[FileSets]):
+    """Saved sets of files, for tasks; see `filesets.FileSets`."""
+
+    of = awaited(FileSets.of)
+    restore = awaited(FileSets.restore)
+
+
+class AsyncJobs(Handle[Jobs]):
+    """The jobs of one store, for tasks; see `jobs.Jobs`."""
+
+    get = awaited(Jobs.get)
+    where = awaited(Jobs.where)
+    count = awaited(Jobs.count)
+    runs = awaited(Jobs.runs)
+    checkpoints = streamed(Jobs.checkpoints)
+    events = streamed(Jobs.events)
+
+
+class _Closing(Handle[U_co]):
+    """A handle that is closed on leaving its block."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def close(self) -> Awaitable[None]:
+        raise NotImplementedError
+
+
+class AsyncSnapshotPersistence(_Closing[SnapshotPersistence]):
+    """Snapshots of an agent loop, for tasks; see `snapshots.SnapshotPersistence`."""
+
+    close = awaited(SnapshotPersistence.close)
+    on_run_start = awaited(SnapshotPersistence.on_run_start)
+    on_step_complete = awaited(SnapshotPersistence.on_step_complete)
+    on_run_complete = awaited(SnapshotPersistence.on_run_complete)
+    load_run = awaited(SnapshotPersistence.load_run)
+
+
+class AsyncRuns(_Closing[Runs]):
+    """The runs of one store, for tasks of the running loop; see `Runs`, which is `runs` underneath."""
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs, loop := Loop(runs.store.log))
+        self.runs = runs
+        self.store = AsyncStore(runs.store, loop)
+        """The log underneath, which speaks in events."""
+        self.blobs = self.store.blobs
+        self.workflow_runs = AsyncView(runs.workflow_runs, loop)
+        self.checkpoints = AsyncView(runs.checkpoints, loop)
+        self.confirmations = AsyncView(runs.confirmations, loop)
+        self.usage = AsyncView(runs.usage, loop)
+        self.texts = AsyncView(runs.texts, loop)
+        self.sessions = AsyncSessions(runs.sessions, loop)
+        self.logs = AsyncLogs(runs.logs, loop)
+        self.files = AsyncFileSets(runs.files, loop)
+        self.meta = AsyncMeta(runs.meta, loop)
+        self.jobs = AsyncJobs(runs.jobs, loop)
 
     async def close(self) -> None:
         """Wait for what is queued, then release files and locks; the second time it does nothing."""
@@ -91,35 +182,50 @@ class AsyncRuns:
         await self._loop.run(self.runs.close)
         self._loop.close()
 
-    submit = _awaited(Runs.submit)
-    continue_from = _awaited(Runs.continue_from)
-    resolve = _awaited(Runs.resolve)
-    settle = _awaited(Runs.settle)
-    cancel = _awaited(Runs.cancel)
-    interrupt = _awaited(Runs.interrupt)
-    configure = _awaited(Runs.configure)
-    settings = _awaited(Runs.settings)
-    settings_history = _awaited(Runs.settings_history)
-    output = _awaited(Runs.output)
-    checkpoint = _awaited(Runs.checkpoint)
-    calls = _awaited(Runs.calls)
-    tree = _awaited(Runs.tree)
-    input = _awaited(Runs.input)
-    rebuild = _awaited(Runs.rebuild)
-    check = _awaited(Runs.check)
-    verify = _awaited(Runs.verify)
-    archive = _awaited(Runs.archive)
-    restore_days = _awaited(Runs.restore_days)
-    segments = _awaited(Runs.segments)
-    growth = _awaited(Runs.growth)
-    backup = _awaited(Runs.backup)
-    rekey = _awaited(Runs.rekey)
+    submit = awaited(Runs.submit)
+    continue_from = awaited(Runs.continue_from)
+    resolve = awaited(Runs.resolve)
+    settle = awaited(Runs.settle)
+    cancel = awaited(Runs.cancel)
+    interrupt = awaited(Runs.interrupt)
+    configure = awaited(Runs.configure)
+    settings = awaited(Runs.settings)
+    settings_history = awaited(Runs.settings_history)
+    input = awaited(Runs.input)
+    output = awaited(Runs.output)
+    checkpoint = awaited(Runs.checkpoint)
+    saved = streamed(Runs.saved)
+    messages = streamed(Runs.messages)
+    events = streamed(Runs.events)
+    calls = awaited(Runs.calls)
+    tree = awaited(Runs.tree)
+    search = awaited(Runs.search)
+    lost = awaited(Runs.lost)
+    standings = awaited(Runs.standings)
+    rebuild = awaited(Runs.rebuild)
+    check = awaited(Runs.check)
+    verify = awaited(Runs.verify)
+    archive = awaited(Runs.archive)
+    restore_days = awaited(Runs.restore_days)
+    segments = awaited(Runs.segments)
+    growth = awaited(Runs.growth)
+    backup = awaited(Runs.backup)
+    rekey = awaited(Runs.rekey)
+
+    def view(self, projection: Projection[R] | str) -> AsyncView[R]:
+        """The rows of a projection, by itself or by name; see `Runs.view`."""
+        return AsyncView(self.runs.view(projection), self._loop)
 
     async def worker(
         self, name: str, *, lease: timedelta = timedelta(seconds=30), retention: Retention | None = None
     ) -> AsyncWorker:
         """A worker of this process; see `Runs.worker`."""
         return AsyncWorker(await self._loop.run(self.runs.worker, name, lease=lease, retention=retention), self._loop)
+
+    async def snapshots(self, *, workflow: str = "snapshot", name: str = "snapshots") -> AsyncSnapshotPersistence:
+        """Snapshots of an agent loop; see `snapshots.SnapshotPersistence`, which is given these runs."""
+        made = partial(SnapshotPersistence, self.runs, workflow=workflow, name=name)
+        return AsyncSnapshotPersistence(await self._loop.run(made), self._loop)
 
     async def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> AsyncIterator[Delta]:
         """Hear what attempts `publish` in this process, of one run or of all, until the store is closed."""
@@ -140,31 +246,24 @@ class AsyncRuns:
                 await woken.wait()
 
 
-class AsyncWorker:
+class AsyncWorker(_Closing[Worker]):
     """A worker, for tasks; see `Worker`, which is `worker` underneath."""
 
     def __init__(self, worker: Worker, loop: Loop) -> None:
-        self.worker = self._under = worker
-        self._loop = loop
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        super().__init__(worker, loop)
+        self.worker = worker
 
     def stop(self) -> None:
         """End `claims` soon; what was claimed goes on. Safe in a signal handler."""
         self.worker.stop()
 
-    close = _awaited(Worker.close)
-    recover = _awaited(Worker.recover)
-    expire = _awaited(Worker.expire)
+    close = awaited(Worker.close)
+    recover = awaited(Worker.recover)
+    expire = awaited(Worker.expire)
 
     async def take(self, run_id: str) -> AsyncAttempt | None:
         """Take up this very run; see `Worker.take`."""
-        attempt = await self._loop.run(self.worker.take, run_id)
-        return None if attempt is None else AsyncAttempt(attempt, self._loop)
+        return await self._taken(partial(self.worker.take, run_id))
 
     async def claim(self, workflows: Iterable[str] | None = None, wait: float = 0.0) -> AsyncAttempt | None:
         """Take up the next run; see `Worker.claim`."""
@@ -172,7 +271,7 @@ class AsyncWorker:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            attempt = await self._claimed(wanted)
+            attempt = await self._taken(partial(self.worker.claim, wanted))
             left = deadline - loop.time()
             if attempt is not None or left <= 0 or self.worker.stopping:
                 return attempt
@@ -188,21 +287,22 @@ class AsyncWorker:
             if loop.time() >= next_look:
                 await self.expire()
                 next_look = loop.time() + 1.0
-            attempt = await self._claimed(wanted) if self.worker.active < limit else None
+            claim = partial(self.worker.claim, wanted)
+            attempt = await self._taken(claim) if self.worker.active < limit else None
             if attempt is None:
                 await asyncio.sleep(_LOOK)
             else:
                 yield attempt
 
-    async def _claimed(self, workflows: tuple[str, ...] | None) -> AsyncAttempt | None:
+    async def _taken(self, take: Callable[[], Attempt | None]) -> AsyncAttempt | None:
         taken: list[Attempt] = []
 
-        def claim() -> None:
-            if (attempt := self.worker.claim(workflows)) is not None:
+        def keep() -> None:
+            if (attempt := take()) is not None:
                 taken.append(attempt)
 
         try:
-            await self._loop.run(claim)
+            await self._loop.run(keep)
         except asyncio.CancelledError as error:
             for attempt in taken:  # nobody will perform it: it is left as it was found
                 await self._loop.run(attempt.__exit__, asyncio.CancelledError, error, None)
@@ -210,19 +310,16 @@ class AsyncWorker:
         return AsyncAttempt(taken[0], self._loop) if taken else None
 
 
-class AsyncAttempt:
+class AsyncAttempt(Handle[Attempt]):
     """A run in a task's hands: `async with attempt`; see `Attempt`, which is `attempt` underneath."""
 
     def __init__(self, attempt: Attempt, loop: Loop) -> None:
-        self.attempt = self._under = attempt
-        self._loop = loop
-        self._stream = AsyncStream(attempt.stream, loop)
+        super().__init__(attempt, loop)
+        self.attempt = attempt
+        self.stream = AsyncStream(attempt.stream, loop)
         self.run_id: str = attempt.run_id
         self.number: int = attempt.number
         """1, 2, 3 …; the fencing token of everything written here."""
-
-    def __repr__(self) -> str:
-        return repr(self.attempt)
 
     async def append(self, *events: object, **options: Any) -> tuple[Recorded, ...]:
         """Append events of this attempt, all or none, durable when this returns; concurrent tasks share commits.
@@ -233,11 +330,15 @@ class AsyncAttempt:
             asyncio.CancelledError: the task was cancelled, and nothing was written.
         """
         provided = self.attempt.provided(events)
-        return await self._stream.append(*events, attempt=self.number, provided=provided, **options)
+        return await self.stream.append(*events, attempt=self.number, provided=provided, **options)
 
     async def queued(self) -> Any:
         """The event that submitted the run: its workflow, input, labels and config."""
         return await self._loop.run(lambda: self.attempt.queued)
+
+    async def workflow(self) -> str:
+        """What kind of run it is."""
+        return await self._loop.run(lambda: self.attempt.workflow)
 
     async def input(self) -> Json:
         """The run's input."""
@@ -264,8 +365,8 @@ class AsyncAttempt:
         """Say something to those who listen in this process: nothing is stored, and nothing waits."""
         self.attempt.publish(data)
 
-    retry = _awaited(Attempt.retry)
-    save_files = _awaited(Attempt.save_files)
+    retry = awaited(Attempt.retry)
+    save_files = awaited(Attempt.save_files)
 
     async def call(
         self,
@@ -283,7 +384,7 @@ class AsyncAttempt:
         returned, output = await self._loop.run(partial(self.attempt.begin, call_id, tool, input, repeat=repeat))
         return output if returned else await self._loop.run(self.attempt.end, call_id, await do(input))
 
-    delegate_all = _awaited(Attempt.delegate_all)
+    delegate_all = awaited(Attempt.delegate_all)
 
     async def delegate(self, call_id: str, workflow: str, *, input: Json = None, **options: Any) -> Json:  # noqa: A002
         """Have another run make a call; as `Attempt.delegate`."""

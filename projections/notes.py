@@ -142,7 +142,7 @@ class Logs:
         found = {item.position: _entry(item) for item in fetched(self._store, (row.position for row in rows))}
         return [found[row.position] for row in rows]
 
-    def each(self, *, newest_first: bool = False, **filters: Any) -> Iterator[LogEntry]:
+    def each(self, /, *, newest_first: bool = False, **filters: Any) -> Iterator[LogEntry]:
         """Every entry that passes every filter, however many, a page at a time; arguments and errors as in `where`."""
         if "limit" in filters:
             raise InvalidArgument("limit", filters["limit"], "is for where(); each() gives all of them")
@@ -151,7 +151,7 @@ class Logs:
             yield from page
             filters[place] = page[-1].position
 
-    def count(self, **filters: Any) -> int:
+    def count(self, /, **filters: Any) -> int:
         """How many entries pass every filter; filters and errors as in `where`."""
         return self._rows.count(**_filters(**filters))
 

@@ -230,6 +230,7 @@ class SnapshotPersistence:
 
     def on_step_complete(
         self,
+        /,
         run_id: str,
         step: int,
         record: Json,

@@ -65,6 +65,7 @@ class View(Generic[R]):
 
     def where(
         self,
+        /,
         *,
         order: str | Iterable[str] = (),
         limit: int | None = None,
@@ -100,7 +101,7 @@ class View(Generic[R]):
             raise InvalidArgument("limit", limit, reason)
         return [self._table.decode(values) for values in found]
 
-    def each(self, *, order: str | Iterable[str] = (), **filters: Any) -> Iterator[R]:
+    def each(self, /, *, order: str | Iterable[str] = (), **filters: Any) -> Iterator[R]:
         """Every row that passes every filter, in order, a page at a time; arguments and errors as in `where`.
 
         Each page is as the log is then: a row that changes its place in the order meanwhile may come twice or not.
@@ -115,6 +116,7 @@ class View(Generic[R]):
 
     def search(
         self,
+        /,
         text: str,
         *,
         order: str | Iterable[str] = (),
@@ -143,7 +145,7 @@ class View(Generic[R]):
         )
         return [self._table.decode(values) for values in found]
 
-    def count(self, **filters: Any) -> int:
+    def count(self, /, **filters: Any) -> int:
         """How many rows pass every filter; filters and errors as in `where`."""
         wanted = query(self._table, filters)
         return self._projector.answer(

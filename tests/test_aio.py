@@ -374,26 +374,27 @@ def test_closing_waits_for_what_is_queued_and_refuses_what_comes(tmp_path):
     run(program())
 
 
-def test_a_claim_that_was_cancelled_leaves_its_run_to_others(url):
+@pytest.mark.parametrize("way", ["claim", "take"])
+def test_a_claim_that_was_cancelled_leaves_its_run_to_others(url, way):
     async def program():
         async with projections.aconnect(url) as runs, await runs.worker("w") as worker:
             await runs.submit("w", run_id="run-1")
-            honest, begun, go = worker.worker.claim, threading.Event(), threading.Event()
+            honest, begun, go = getattr(worker.worker, way), threading.Event(), threading.Event()
 
-            def slow(workflows=None):
+            def slow(what):
                 begun.set()
                 go.wait(PATIENCE)
-                return honest(workflows)
+                return honest(what)
 
-            worker.worker.claim = slow
-            task = asyncio.create_task(worker.claim())
+            setattr(worker.worker, way, slow)
+            task = asyncio.create_task(worker.claim() if way == "claim" else worker.take("run-1"))
             await asyncio.to_thread(begun.wait)
             task.cancel()
             await asyncio.sleep(0.01)
             go.set()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            worker.worker.claim = honest
+            setattr(worker.worker, way, honest)
 
             row = runs.runs.workflow_runs.get("run-1")
             assert (row.phase, row.waiting_for) == ("paused", "worker")
