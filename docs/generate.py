@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
+import click
 
 import eventstore
 import eventstore.aio
@@ -96,19 +97,21 @@ def page(name: str):
     return named
 
 
-def main(arguments: list[str]) -> int:
-    """Write or check every page; the exit code."""
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a page is not what would be written.")
+def main(*, check: bool) -> None:
+    """Write the reference pages that are drawn from the code."""
     stale = []
     for name, draw in PAGES.items():
         path = HERE / name
         text = draw()
         if not path.exists() or path.read_text() != text:
             stale.append(name)
-            if "--check" not in arguments:
+            if not check:
                 path.write_text(text)
     if stale:
-        print(("stale: " if "--check" in arguments else "written: ") + ", ".join(stale))
-    return 1 if stale and "--check" in arguments else 0
+        print(("stale: " if check else "written: ") + ", ".join(stale))
+    sys.exit(1 if stale and check else 0)
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -806,4 +809,4 @@ def _wrapped(sql: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

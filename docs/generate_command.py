@@ -73,6 +73,12 @@ def described(name: str, command: click.Command) -> str:
     return f"\n### {name}\n\n    {usage}\n\n{text}\n{table}"
 
 
-if __name__ == "__main__":
+@click.command()
+def write() -> None:
+    """Write docs/reference/command.md from the command's own help."""
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -31,6 +31,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import click
 from attrs import define, frozen
 
 ROOT = Path(__file__).parent.parent
@@ -294,16 +295,16 @@ def every_page() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
-def main(arguments: list[str]) -> int:
-    """Run the pages that are named, or all; the exit code."""
-    named = [Path(argument).resolve() for argument in arguments if not argument.startswith("--")]
-    wrong = [
-        item for page in named or every_page() if runnable(page) for item in run(page, write="--write" in arguments)
-    ]
+@click.command()
+@click.argument("named", metavar="[PAGE]...", nargs=-1, type=click.Path(path_type=Path, exists=True, resolve_path=True))
+@click.option("--write", is_flag=True, help="Put what came into the pages.")
+def main(*, named: tuple[Path, ...], write: bool) -> None:
+    """Run the pages that are named, or all, and exit with 1 where one shows something else than what comes."""
+    wrong = [item for page in named or every_page() if runnable(page) for item in run(page, write=write)]
     for item in wrong:
         print(item)
-    return 1 if wrong else 0
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

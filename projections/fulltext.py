@@ -123,8 +123,10 @@ class FullText:
             (*parts,),
         ).fetchall()
         tables = {name: sql for kind, name, sql in found if kind == "table"}
-        if tables.keys() != parts:
-            return "has no full-text index, or but a part of it"
+        if missing := sorted(parts - tables.keys()):
+            if len(missing) == len(parts):
+                return "has no full-text index"
+            return f"lacks {', '.join(missing)}, {'a part' if len(missing) == 1 else 'parts'} of its full-text index"
         # Not its name: a rebuild's RENAME spells that anew.
         altered = tables[_name(table)].partition("USING")[1:] != _definition(table).partition("USING")[1:]
         if altered or tables[_waiting(table)].partition("(")[1:] != _definition_of_waiting(table).partition("(")[1:]:

@@ -139,6 +139,8 @@ class Projector:
             lacking = missing(reading)
         if lacking:
             self.log.write(make)
+            with self.log.reading() as reading:
+                self.faults(reading)  # so that appends need not look
 
     # --- cursors ------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,10 @@ class Projector:
             tables: list[Table[Any]] = [CURSORS, *self._tables_of.values()]
             found = ((table.name, self.tables.fault(transaction, table)) for table in tables)
             faults = {name: fault for name, fault in found if fault is not None}
-            self._looked = (shapes, faults)
+            if hasattr(
+                transaction, "known"
+            ):  # a `Snapshot`: what a write sees may be undone, and its number come again
+                self._looked = (shapes, faults)
         return faults
 
     def standings(self) -> list[Standing]:
@@ -239,7 +244,7 @@ class Projector:
     ) -> tuple[Projection[Any], ...]:
         """As `_follow`, where nothing is known: see how each projection stands first."""
         faults = self.faults(transaction)
-        cursors = self.cursors(transaction)
+        cursors = {} if CURSORS.name in faults else self._all_cursors(transaction)
         moved = []
         for projection in self.projections.values():
             cursor = cursors.get(projection.name)

@@ -86,6 +86,33 @@ def test_a_table_put_right_by_hand_still_waits_for_its_rebuild(world):
     assert runs.workflow_runs.count() == 2
 
 
+def test_what_was_seen_of_tables_in_a_write_that_was_undone_is_not_gone_by(world):
+    """SQLite numbers its schema; who comes after a write that was undone gives another schema the same number."""
+    world.runs().submit("w", run_id="run-1")
+    runs, shapes = world.runs(), []
+    described = runs.store.stream("run-1").job(RunDescribed("never"))
+
+    def seen(transaction, _before, _items):
+        shapes.append(runs._projector.tables.shapes(transaction))
+        raise OSError("undone")
+
+    def job(transaction):
+        transaction.execute("CREATE TABLE mine(a)")
+        described(transaction)
+        transaction.defer(seen, transaction.head(), [None])
+
+    with pytest.raises(OSError, match="undone"):
+        runs.store.write(job)
+    alter(world, ALTERATIONS["a column added"])
+    runs.store.append("run-1", RunDescribed("a title"))
+
+    with runs.store.reading() as reading:
+        assert [runs._projector.tables.shapes(reading)] == shapes
+    with pytest.raises(StaleProjection, match="has a table that somebody altered"):
+        runs.workflow_runs.get("run-1")
+    assert runs.usage.count() == 0
+
+
 @pytest.mark.parametrize("statement", [
     "ALTER TABLE cursors DROP COLUMN halted_reason",
     "ALTER TABLE cursors ADD COLUMN mine INT CHECK (position < 2)",

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import projections
-from docs import generate, pages
+from docs import generate, generate_command, pages
 from eventstore.errors import RunExists
 
 ROOT = Path(__file__).parent.parent
@@ -86,10 +87,22 @@ def test_the_example_of_the_readme_ships_once(tmp_path, monkeypatch):
     assert printed.getvalue().splitlines()[-1] == "shipped to prod"
 
 
-def test_the_pages_drawn_from_the_code_are_up_to_date(capsys):
-    code = generate.main(["--check"])
+def test_the_pages_drawn_from_the_code_are_up_to_date():
+    checked = CliRunner().invoke(generate.main, ["--check"])
 
-    assert code == 0, f"{capsys.readouterr().out}run `python docs/generate.py`"
+    assert checked.exit_code == 0, f"{checked.output}run `python docs/generate.py`"
+
+
+@pytest.mark.parametrize("script", [generate.main, pages.main, generate_command.write])
+@pytest.mark.parametrize("asked", ["--help", "--no-such-option"])
+def test_a_script_of_the_docs_that_is_asked_for_help_does_nothing_else(script, asked, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", None)
+    monkeypatch.setattr(pages, "every_page", None)
+
+    answered = CliRunner().invoke(script, [asked])
+
+    assert "Usage: " in answered.output
+    assert answered.exit_code == (0 if asked == "--help" else 2)
 
 
 def test_a_page_that_shows_something_else_is_found_and_put_right(tmp_path):

@@ -184,6 +184,7 @@ def test_a_sqlite_without_fts5_says_so_and_nothing_else_suffers(path):
     [
         "DROP TABLE texts__search",
         "DROP TABLE texts__search_data",
+        "DROP TABLE texts__waiting",
         "CREATE INDEX i ON texts__search_idx(segid) WHERE segid > 0",
         "DELETE FROM texts__search_data",
         "DROP TABLE texts__search_config",
@@ -206,6 +207,18 @@ def test_a_damaged_index_costs_no_fact_and_is_told_and_mended(path, statement):
         runs.rebuild("texts")
         assert [item.message for item in runs.search("words")] == [5, 4, 3]
         assert runs.check().ok
+
+
+def test_a_part_of_an_index_that_is_missing_is_told_by_its_name_as_soon_as_a_program_connects(path):
+    with projections.connect(path) as runs:
+        say(runs, "r1", "first words")
+    by_hand(path, "DROP TABLE texts__waiting")  # as in a database of a program that knew none
+    with projections.connect(path) as runs:
+        (trouble,) = (standing.trouble for standing in runs.standings() if standing.trouble)
+
+        assert "texts lacks texts__waiting, a part of its full-text index; make it anew" in trouble
+        with pytest.raises(StaleProjection, match="lacks texts__waiting"):
+            runs.search("words")
 
 
 def test_damage_that_no_append_came_upon_is_told_by_a_check(path):
