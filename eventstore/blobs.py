@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ import orjson
 from attrs import frozen
 
 from eventstore.blobfiles import BlobFile, BlobFiles
-from eventstore.errors import CannotOpen, DamagedBlob, InvalidArgument, StoreClosed, UnreadableEntry
+from eventstore.errors import CannotOpen, DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
 from eventstore.limits import PAGE
 from eventstore.log import Entry, Need, Reading, Writing
 
@@ -163,7 +163,8 @@ class Blobs:
         """Read every blob, and hold those that entries need against them. Nothing is changed.
 
         An entry needs a blob if its payload stands there or is a difference to one that does, or if it lists it among
-        saved files; of a damaged blob every entry that mentions it is named, too.
+        saved files; of a damaged blob every entry that mentions it is named, too. What others write, collect or
+        release meanwhile is no fault.
 
         Raises:
             CannotOpen: their folder is a symlink, or cannot be read.
@@ -178,17 +179,15 @@ class Blobs:
             try:
                 found = files.name(files.digest_of(item))
                 fact = "" if found == item.name else "is damaged: its bytes are others than were written"
+            except MissingBlob:  # a collector took it since the folder was read; if an entry needs it, that is told
+                continue
             except DamagedBlob as error:
                 fact = error.fact
             if fact:
                 bad[item.name] = fact
             else:
                 sound[item.name] = item.size
-        faults: dict[str, tuple[str, list[Need]]] = {}
-        for need in self._needed():
-            name = files.name(need.digest)
-            if name not in sound:
-                faults.setdefault(name, (need.digest, []))[1].append(need)
+        faults = self._lacking(sound, bad)
         lost = {name: digest for name, (digest, _) in faults.items()}
         bad = {name: fact for name, fact in bad.items() if name not in sound}
         more = self._mentioning({**bad, **lost}) if bad or lost else {}
@@ -198,6 +197,23 @@ class Blobs:
             needs = sorted({*needs, *more.get(name, ())})
             told.append(BlobFault(digest, bad.get(name, "is missing"), tuple(needs)))
         return Checked(len(sound), sum(sound.values()), tuple(told))
+
+    def _lacking(self, sound: Mapping[str, int], bad: Mapping[str, str]) -> dict[str, tuple[str, list[Need]]]:
+        """By name, the digest of what is lacking, and the entries that need it."""
+        came: set[str] = set()
+        lacking: dict[str, list[Need]] = {}
+        for need in self._needed():
+            name = self._files.name(need.digest)
+            if name in sound or name in came:
+                continue
+            if name not in bad and name not in lacking and self._files.exists(need.digest):  # written since
+                came.add(name)
+            else:
+                lacking.setdefault(name, []).append(need)
+        # An entry may have left for its segment since, which holds it whole, and a collector taken what it needed.
+        still = {*self._needed()} if lacking else set()
+        needed = {name: [need for need in needs if need in still] for name, needs in lacking.items()}
+        return {name: (needs[0].digest, needs) for name, needs in needed.items() if needs}
 
     def _needed(self) -> Iterator[Need]:
         with self._log.reading() as view:

@@ -22,8 +22,9 @@ class Payloads:
         self.asked = 0
         """How often a stored payload was looked at."""
 
-    def hash_of(self, stream, version):
-        return (self.stored(stream, version) or (None,))[0]
+    def glimpsed(self, stream, version):
+        row = self.stored(stream, version)
+        return row and (row[0], row[1][:64])
 
     def stored(self, stream, version):
         self.asked += 1

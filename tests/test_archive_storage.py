@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 import projections
-from eventstore import EventStore, LogRecorded
+from eventstore import EventStore, LogRecorded, MetaSet
 from eventstore.archiving import archive
 from eventstore.blobs import Blobs
 from eventstore.errors import CannotOpen, DamagedSegment
@@ -183,6 +183,26 @@ def test_a_segment_needs_no_blob(tmp_path):
     assert runs.checkpoint("run-1") == noise
     assert [file.exists() for file in stored] == [True] * len(stored), "what comes back is stored as it was"
     assert isinstance(runs.blobs, Blobs)
+    runs.close()
+
+
+def test_what_is_packed_over_a_payload_that_left_and_came_back_can_be_read(tmp_path):
+    """Put back alone, a payload stands over another base than it did, and a daemon remembers how it stood."""
+    world = World(tmp_path)
+    runs = world.runs()
+    one, other = ("".join(f"{number * step:x} " for number in range(3_000)) for step in (7, 1_001))
+    for days, texts in ((1, [one] * 8), (1, [other]), (1, [one + "as before"])):
+        runs.store.append("notes", *(LogRecorded("app", "line", None, f"{text}{n}") for n, text in enumerate(texts)))
+        world.jumps(days=days)
+    runs.store.append("notes", MetaSet("last", 1))
+    world.jumps(days=1)
+    assert runs.archive(keep_days=0).released == 2
+    assert runs.restore_days([runs.segments()[2].day]).entries == 1
+
+    runs.store.append("notes", LogRecorded("app", "line", None, one + "as before and more"))
+
+    (last,) = world.runs().store.read("notes", after=11)
+    assert last.event.payload == one + "as before and more"
     runs.close()
 
 

@@ -10,10 +10,12 @@ import pytest
 
 import projections
 from eventstore.blobfiles import BlobFiles
+from eventstore.blobs import Blobs
 from eventstore.errors import MissingBlob
 from eventstore.files import MemoryFiles
 from eventstore.memory import MemoryLog
 from eventstore.notes import MetaSet
+from eventstore.workflow import CheckpointSaved, RunCompleted, RunQueued, RunStarted
 from tests.blobbing import Killed, Watched, ages, dies_at, noise
 
 
@@ -132,6 +134,43 @@ def test_two_collectors_at_once_take_nothing_that_is_needed_and_all_that_is_not(
 
     assert not scene.blobs.exists(scene.digest)
     assert scene.blobs.read(needed) == b"needed"
+
+
+def test_a_check_finds_nothing_in_what_a_writer_and_a_collector_do_at_any_step_of_it():
+    def come(number):
+        scene = Scene()
+        scene.runs.store.append("s", MetaSet("n", noise()))
+
+        def act():
+            scene.runs.store.append("s", MetaSet("n", noise(2)))
+            scene.blobs.gc()
+
+        count = scene.at(number, act)
+        assert scene.blobs.check().faults == ()
+        return count()
+
+    each_verb(come)
+
+
+def test_a_payload_that_left_for_its_segment_while_blobs_were_checked_needs_no_blob(world, runs, monkeypatch):
+    runs.store.append("run-1", RunQueued("w"), RunStarted("w"))
+    runs.store.append("run-1", CheckpointSaved(1, noise()), RunCompleted(), attempt=1)
+    world.jumps(days=1)
+    honest = Blobs._needed
+
+    def left_meanwhile(blobs):
+        needs = [*honest(blobs)]
+        monkeypatch.undo()
+        runs.archive(keep_days=0)
+        ages(runs.store.log)
+        assert Blobs(runs.store.log).gc().blobs == 1
+        return needs
+
+    monkeypatch.setattr(runs.store.log.blobs, "each", lambda: iter(()))  # it came after the folder was read
+    monkeypatch.setattr(Blobs, "_needed", left_meanwhile)
+
+    assert runs.blobs.check().ok
+    assert runs.checkpoint("run-1") == noise()
 
 
 def test_what_is_mentioned_after_the_log_was_read_and_before_the_lock_was_had_stays(monkeypatch):

@@ -35,6 +35,7 @@ from eventstore.packing.forms import (
     decode,
     encode_difference,
     encode_whole,
+    generation_of,
     reference_to,
 )
 from eventstore.packing.pieces import Piece, Whole, difference, literal_bytes, makes
@@ -61,11 +62,11 @@ _MOST_HELD = 2 * MAX_BYTES
 class Rows(Protocol):
     """What packing asks of a backend, within one transaction."""
 
-    def hash_of(self, stream: str, version: int) -> bytes | None:
-        """The hash of an entry; None if there is no such entry."""
+    def glimpsed(self, stream: str, version: int) -> tuple[bytes, Any] | None:
+        """The hash of an entry, and the first 64 bytes of its payload as it stands; None if there is no such entry."""
 
     def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
-        """The same, and its payload as it stands."""
+        """The same, and all of its payload."""
 
     def last_packed(self, stream: str, kind: str, before: int) -> tuple[int, bytes, bytes] | None:
         """Version, hash and packed payload of the last packed entry of that type, at most `LOOKBACK` before."""
@@ -190,8 +191,14 @@ def _base(entry: Entry, size: int, rows: Rows, bases: Bases) -> tuple[Base, int]
 
 
 def _stands(entry: Entry, held: Base, rows: Rows) -> bool:
-    """Whether what is remembered stands before the entry, in this transaction."""
-    return held.version < entry.version and rows.hash_of(entry.stream, held.version) == held.hash
+    """Whether what is remembered stands before the entry, in this transaction, and as it did.
+
+    Archived and put back, it may have come over another base: over one of a higher generation nobody could read.
+    """
+    found = rows.glimpsed(entry.stream, held.version) if held.version < entry.version else None
+    if found is None or found[0] != held.hash:
+        return False
+    return isinstance(found[1], bytes) and generation_of(found[1]) == held.generation
 
 
 def _last(entry: Entry, rows: Rows, bases: Bases) -> Base | None:

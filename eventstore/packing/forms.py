@@ -199,6 +199,14 @@ def back_of(packed: bytes) -> int:
     return back
 
 
+def generation_of(packed: bytes) -> int:
+    """The form's generation; the first 64 bytes tell. Nothing is proved."""
+    if packed[:1] != bytes([DIFFERENCE]) or len(packed) < _CRC.size + _BASE.size:
+        return 0
+    generation: int = _BASE.unpack_from(packed, _CRC.size)[1]
+    return generation
+
+
 def _sealed(tag: int, body: bytes) -> bytes:
     return _CRC.pack(tag, zlib.crc32(body)) + body
 

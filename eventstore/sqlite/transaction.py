@@ -379,10 +379,12 @@ class SQLiteTransaction(Segmented):
             self._bases = Bases(self._connection.compression)
         return self._bases
 
-    def hash_of(self, stream: str, version: int) -> bytes | None:
+    def glimpsed(self, stream: str, version: int) -> tuple[bytes, Any] | None:
         """See `packing.Rows`."""
-        row = self.execute("SELECT hash FROM events WHERE stream = ? AND version = ?", (stream, version)).fetchone()
-        return None if row is None else row[0]
+        found: tuple[bytes, Any] | None = self.execute(
+            "SELECT hash, substr(data, 1, 64) FROM events WHERE stream = ? AND version = ?", (stream, version)
+        ).fetchone()
+        return found
 
     def stored(self, stream: str, version: int) -> tuple[bytes, Any] | None:
         """See `packing.Rows`."""
