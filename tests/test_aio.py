@@ -193,7 +193,7 @@ def test_tasks_of_one_loop_share_commits_and_each_has_its_own_answer(tmp_path):
         async with projections.aconnect(tmp_path / "agent.db") as runs:
             held = Held(runs.runs.store.log)
             commits = []
-            runs.runs.store.log._connection.set_trace_callback(
+            runs.runs.store.log._writer.connection.set_trace_callback(
                 lambda sql: commits.append(sql) if sql == "COMMIT" else 0
             )
             tasks = [asyncio.create_task(runs.store.append(f"run-{n}", RunQueued("w"))) for n in range(20)]
@@ -317,7 +317,7 @@ def test_an_error_at_the_commit_reaches_each_task_by_its_own_entry(tmp_path):
             held = Held(log)
             tasks = [asyncio.create_task(runs.store.append(f"n-{n}", MetaSet("n", n))) for n in range(3)]
             await until(lambda: len(log._commits._queue) >= 3)
-            log._connection = Breaks(log._connection)
+            log._writer.connection = Breaks(log._writer.connection)
             held.let_go()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
 

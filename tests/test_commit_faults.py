@@ -59,7 +59,7 @@ def test_an_interrupt_leaves_no_transaction_open_behind_it(log, store, tmp_path,
     def fails(_transaction):
         raise LookupError
 
-    log._connection = Interrupts(log._connection, statement)
+    log._writer.connection = Interrupts(log._writer.connection, statement)
     with pytest.raises(KeyboardInterrupt):
         log.write(fails if statement == "ROLLBACK" else append(store, "notes", MetaSet("n", 1)))
 

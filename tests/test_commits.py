@@ -80,7 +80,7 @@ def until(condition):
 
 def statements(log):
     seen = []
-    log._connection.set_trace_callback(seen.append)
+    log._writer.connection.set_trace_callback(seen.append)
     return seen
 
 
@@ -241,7 +241,8 @@ def test_a_failing_commit_is_unknown_to_each_member_by_its_own_entry_and_each_ca
             submit(log, append(store, f"notes-{number}", MetaSet("n", number), key="k"), outcomes)
         submit(log, append(store, "notes-2", MetaSet("n", 2), key="k"), outcomes)
         submit(log, refused, outcomes)
-        log._connection = Breaks(log._connection, after=after)  # the write that holds the log has the other one
+        writer = log._writer
+        writer.connection = Breaks(writer.connection, after=after)  # the write that holds the log has the other one
     outcomes.wait(5)
     (members,) = outcomes.told
 

@@ -79,11 +79,11 @@ class InterruptedConnection:
 def test_what_was_written_when_an_interrupt_came_is_seen_by_the_next_append(log):
     store = EventStore(log, [])
     store.append("s", LINE)
-    connection = log._connection
-    log._connection = InterruptedConnection(connection)
+    connection = log._writer.connection
+    log._writer.connection = InterruptedConnection(connection)
     with pytest.raises(KeyboardInterrupt):
         EventStore(log, []).append("s", LINE)
-    log._connection = connection
+    log._writer.connection = connection
 
     (recorded,) = store.append("s", LINE)
 

@@ -1,4 +1,4 @@
-"""SQLiteLog: one connection that writes, a pool that reads, and what to do when a commit's outcome is unknown.
+"""SQLiteLog: a file that is opened, looked at, read by a pool of connections and written by one (`writer`).
 
 Writing goes through `commits`, where concurrent callers share a transaction, and always with BEGIN IMMEDIATE: a
 deferred one that reads and then writes fails under a concurrent writer, whatever the busy timeout. Each reader has a
@@ -27,8 +27,7 @@ from eventstore.commits import Commits
 from eventstore.errors import CannotOpen, ForkedStore, InvalidArgument, LostTail, OutcomeUnknown, StoreClosed, WrongKey
 from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import genesis
-from eventstore.log import Entry, Loss, Member
-from eventstore.packing import Bases
+from eventstore.log import Loss, Member
 from eventstore.segments import Archive
 from eventstore.sqlite import unlocking
 from eventstore.sqlite.driver import (
@@ -41,16 +40,15 @@ from eventstore.sqlite.driver import (
     explained,
     failures,
     not_ours,
-    refuse,
-    sqlite3,
 )
 from eventstore.sqlite.examining import Facts, examine, facts, vacuumed
-from eventstore.sqlite.members import HalfDone, Undone, perform, refuse_undone
+from eventstore.sqlite.members import HalfDone
 from eventstore.sqlite.opening import find, keep_wal, prepare, roll_back
 from eventstore.sqlite.schema import identity_of, schema_version
 from eventstore.sqlite.transaction import SQLiteSnapshot, SQLiteTransaction
 from eventstore.sqlite.unlocking import Key
 from eventstore.sqlite.witness import WitnessFile
+from eventstore.sqlite.writer import Writer
 
 if TYPE_CHECKING:
     from eventstore.watching import Watch
@@ -59,9 +57,6 @@ T = TypeVar("T")
 
 _POLL = 0.02
 """Seconds between two looks for what other processes wrote."""
-_POISONED: list[sqlite3.Connection] = []
-"""Connections whose COMMIT failed. They are never closed in this process: closing might settle, behind our back and
-either way, what `settle` settles in the open."""
 
 
 class SQLiteLog:
@@ -126,8 +121,7 @@ class SQLiteLog:
         self._grown = threading.Condition()
         self._waiting = 0
         self._idle: list[Connection] = []
-        self._closed = self._unsettled = False
-        self._settling: Connection | None = None
+        self._closed = False
         find(self._path, self.url, self._files, create=create and not read_only, read_only=read_only)
         made = not self._path.stat().st_size  # with a key it is given its first page, which holds nothing else
         self._access = (unlocking.access_to if read_only else unlocking.begun)(self._path, self.url, key, busy_timeout)
@@ -135,22 +129,21 @@ class SQLiteLog:
         young = made or not self._path.stat().st_size
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
         self._look_for_loss(accept_loss=accept_loss, young=young)
-        self._connection = self._open()
+        connection = self._open()
         try:
-            opened = self._connection, self.url, busy_timeout
-            prepare(*opened, read_only=read_only, identity=identity, data_key=data_key)
-            self.id: str = identity_of(self._connection, self.url)
-            self._data_key = unlocking.needed_data_key(self._connection, self.url)
+            prepare(connection, self.url, busy_timeout, read_only=read_only, identity=identity, data_key=data_key)
+            self.id: str = identity_of(connection, self.url)
+            self._data_key = unlocking.needed_data_key(connection, self.url)
             self._witness.veil(self._data_key)
             self.blobs.cipher = self.cipher
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
         self._genesis = genesis(self.id)
         self.archive = self._archive_of(self.id)
-        self._bases = Bases()
-        self._name = object()
-        self._data_version: int | None = None
+        self._writer = Writer(
+            connection, self._open, url=self.url, timeout=busy_timeout, genesis=self._genesis, archive=self.archive
+        )
 
     # --- opening ------------------------------------------------------------------------------------------------
 
@@ -281,8 +274,8 @@ class SQLiteLog:
         """See `log.Log`: SQLite writes the database anew, for which there must be room beside it."""
         self._writable()
         with self._commits.turn():
-            self._settle()
-            return vacuumed(self._connection, self._path, self.url, self._busy_timeout)
+            self._writer.settle()
+            return vacuumed(self._writer.connection, self._path, self.url, self._busy_timeout)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -315,7 +308,7 @@ class SQLiteLog:
         self._usable()
         try:
             with self._commits.turn():
-                self._settle()
+                self._writer.settle()
         except failures() as error:
             raise OutcomeUnknown(self.url, position, digest, str(error)) from error
         with self.reading() as view:
@@ -334,24 +327,21 @@ class SQLiteLog:
 
     def _commit(self, members: Sequence[Member]) -> None:
         """Run the members' jobs in one transaction and commit it; what is raised here is every member's."""
-        self._settle()
-        connection, watch = self._connection, self.watch
+        writer, watch = self._writer, self.watch
+        writer.settle()
+        connection = writer.connection
         begun = 0.0 if watch is None else watch.clock()
         try:
-            transaction, lasts = self._performed(connection, members, apart=False)
+            transaction, lasts = writer.performed(connection, members, apart=False)
         except HalfDone:
-            transaction, lasts = self._performed(connection, members, apart=True)
+            transaction, lasts = writer.performed(connection, members, apart=True)
         ready = 0.0 if watch is None else watch.clock()
         try:
             connection.run("COMMIT")
         except failures() as error:
-            self._poisoned()
-            # A refusal too: it was judged on the results of members that may not stand.
-            # An answer that rests on a neighbour's entry (the same key) stands or falls with the whole commit.
-            for member, last in zip(members, lasts, strict=True):
-                member.error = self._unknown(last if member.error else last or transaction.last, error)
+            writer.poisoned(members, lasts, transaction.last, error)
             return
-        self._name = transaction.after
+        writer.name = transaction.after
         if transaction.last is not None:
             self._witness.saw(self.id, transaction.last)
         if self._waiting:
@@ -360,82 +350,6 @@ class SQLiteLog:
         if watch is not None:
             watch.committed(transaction, len(members), begun, ready)
 
-    def _performed(
-        self, connection: Connection, members: Sequence[Member], *, apart: bool
-    ) -> tuple[SQLiteTransaction, list[Entry | None]]:
-        """The members' jobs, run and not yet committed, and the last entry that each wrote."""
-        before = object()
-        try:
-            self._begin(connection)  # in here: an interrupt that came while it waited for the lock is raised behind it
-            before = self._taken(connection)
-            transaction = SQLiteTransaction(connection, self._genesis, self._bases, before, self.archive)
-            lasts = perform(transaction, members, apart=apart)
-            transaction.before = before
-            transaction.deferred.run(transaction)
-            refuse_undone(transaction)
-        except BaseException as error:
-            with suppress(*failures()):
-                connection.run("ROLLBACK")
-                self._name = before
-            if isinstance(error, Undone):
-                reason = "the disk failed while it was written, and nothing was written; try again"
-                raise CannotOpen(self.url, reason) from None
-            if isinstance(error, failures()):
-                error.add_note(f"while writing to {self.url}; nothing was written")
-            raise
-        return transaction, lasts
-
-    def _taken(self, connection: Connection) -> object:
-        """What names log and tables as they stand; until a job is known to have ended, they have no name any more."""
-        version: int = connection.run("PRAGMA data_version").fetchone()[0]
-        name, self._name = self._name, object()
-        if version != self._data_version:  # another connection wrote since, whoever's it is
-            self._data_version, name = version, object()
-        return name
-
-    def _begin(self, connection: Connection) -> None:
-        try:
-            if connection.in_transaction:  # an interrupt came before it could be undone
-                connection.run("ROLLBACK")
-            connection.run("BEGIN IMMEDIATE")
-        except failures("DatabaseError") as error:
-            refuse(error, self.url, self._busy_timeout, keyed=self._data_key is not None)
-            raise
-
-    # --- when a COMMIT fails ------------------------------------------------------------------------------------
-
-    def _poisoned(self) -> None:
-        """Put the connection away: what it wrote may come back when the file is next opened, or may not."""
-        _POISONED.append(self._connection)
-        self._unsettled = True
-
-    def _unknown(self, last: Entry | None, error: Exception) -> OutcomeUnknown:
-        position, digest = (None, None) if last is None else (last.position, last.hash)
-        return OutcomeUnknown(self.url, position, digest, str(error))
-
-    def _settle(self) -> None:
-        """Make an unknown outcome a known one: open anew, and commit something that means nothing.
-
-        While that fails, whoever wants to write is told the disk's error, and knows that nothing of his was written.
-
-        A plain look is not enough. SQLite may bring the failed transaction back when the WAL is next recovered; only a
-        later commit, durable in its place, leaves it for good either before itself or overwritten.
-        """
-        if not self._unsettled:
-            return
-        connection = self._settling or self._open()
-        self._settling = connection
-        self._begin(connection)
-        try:
-            connection.execute("UPDATE log SET settled = settled + 1")
-            connection.run("COMMIT")
-        except failures() as error:
-            with suppress(*failures()):
-                connection.run("ROLLBACK")
-            error.add_note(f"while settling an earlier commit to {self.url}; nothing was written")
-            raise
-        self._connection, self._settling, self._unsettled = connection, None, False
-
     # --- another key --------------------------------------------------------------------------------------------
 
     def rekey(self, key: Key) -> bool:
@@ -443,22 +357,22 @@ class SQLiteLog:
         self._writable()
         secret = unlocking.Secret.renewed(key, self.url, self._access)
         with self._commits.turn():
-            self._settle()
+            self._writer.settle()
             connection = self._open()
-            self._begin(connection)  # so that who holds the lock is told of in our words
+            self._writer.begin(connection)  # so that who holds the lock is told of in our words
             connection.run("ROLLBACK")
             with self._rekeying:
                 access = unlocking.change(connection, secret, self._path, self.url, self._busy_timeout)
                 connection.close()  # or it goes on holding the lock, where it failed
-                old, self._unsettled, self._name = self._connection, True, object()
+                old = self._writer.parted()
                 if access is not None:
                     self._access, self._secret = access, secret
-            self._settle()
+            self._writer.settle()
             old.close()
             self._close_idle()
             if access is None:
                 raise CannotOpen(self.url, "its key was not changed: the disk failed or is full; the old one holds")
-            return not self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            return not self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # --- closing ------------------------------------------------------------------------------------------------
 
@@ -479,8 +393,7 @@ class SQLiteLog:
             self._closed = True
             self._witness.close()
             self._close_idle()
-            if not self._unsettled:
-                self._connection.close()
+            self._writer.close()
         with self._grown:
             self._grown.notify_all()
 
@@ -491,7 +404,7 @@ class SQLiteLog:
         """
         with suppress(*failures()), self._commits.turn():
             self._close_idle()
-            self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._writer.connection.execute("PRAGMA journal_mode = DELETE")
         self.close()
 
     def _close_idle(self) -> None:

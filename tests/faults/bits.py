@@ -149,7 +149,7 @@ def _built(folder: Path, *, closed: bool) -> dict[str, bytes]:
             if number % 8 == 0:
                 runs.resolve(run_id, "c1", "approved", by="alice", key="r")
             if number == 12:
-                runs.store.log._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                runs.store.log._writer.connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         files = {} if closed else _read(folder)
     files = files or _read(folder)
     shutil.rmtree(folder)

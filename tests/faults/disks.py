@@ -44,7 +44,7 @@ from eventstore.integrity import chain, genesis
 from eventstore.notes import LogRecorded
 from eventstore.packing import Bases
 from eventstore.sqlite import SQLiteLog, sqlite3
-from eventstore.sqlite import log as sqlite_log
+from eventstore.sqlite import writer as sqlite_writer
 from eventstore.workflow import RUN, CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed
 from projections import System
 from projections.connecting import tables_of
@@ -383,8 +383,8 @@ class Bench:
             self.worker.close()
         if self.runs is not None:
             self.runs.close()
-        while sqlite_log._POISONED:  # only this harness may: the files are judged, and nobody looks at them any more
-            sqlite_log._POISONED.pop().close()
+        while sqlite_writer._POISONED:  # only this harness may: the files are judged, and nobody looks at them any more
+            sqlite_writer._POISONED.pop().close()
 
 
 def furnish(folder: Path) -> None:
@@ -453,7 +453,7 @@ def _saved(bench: Bench) -> None:
 
 def _saved_and_forgot(bench: Bench) -> None:
     _saved(bench)
-    bench.runs.store.log._bases = Bases()
+    bench.runs.store.log._writer.bases = Bases()
 
 
 def _performed(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import frozen
 
 import eventstore.sqlite.log
+import eventstore.sqlite.writer
 import projections
 from eventstore.errors import EventStoreError, OutcomeUnknown
 from eventstore.notes import LogRecorded
@@ -62,13 +63,13 @@ def acknowledges_before_commit():
     close = SQLiteLog.close
 
     def commit(log):
-        if log._connection.in_transaction:
-            log._connection.execute("COMMIT")
+        if log._writer.connection.in_transaction:
+            log._writer.connection.execute("COMMIT")
 
     def hasty(log, members):
         commit(log)
-        log._begin(log._connection)
-        transaction = eventstore.sqlite.log.SQLiteTransaction(log._connection, log._genesis)
+        log._writer.begin(log._writer.connection)
+        transaction = eventstore.sqlite.log.SQLiteTransaction(log._writer.connection, log._genesis)
         for member in members:
             member.result = member.job(transaction)
         transaction.deferred.run(transaction)
@@ -150,11 +151,11 @@ def writes_the_witness_first():
 def resolves_without_a_commit():
     """After an unknown outcome it only opens anew and looks."""
 
-    def look(log):
-        if log._unsettled:
-            log._connection, log._settling, log._unsettled = log._open(), None, False
+    def look(writer):
+        if writer._unsettled:
+            writer.connection, writer._settling, writer._unsettled = writer._connect(), None, False
 
-    return instead(SQLiteLog, "_settle", look)
+    return instead(eventstore.sqlite.writer.Writer, "settle", look)
 
 
 def takes_a_base_unseen():
@@ -200,8 +201,8 @@ def resolved_outcomes(plant: Plant) -> Reports:
                     answer = runs.store.log.resolve(unknown.position, unknown.hash)
                     wrong += _answered(files_in(Path(folder)), unknown, index, answer=answer)
                 runs.close()
-                while eventstore.sqlite.log._POISONED:  # only a harness may: nobody looks at these files any more
-                    eventstore.sqlite.log._POISONED.pop().close()
+                while eventstore.sqlite.writer._POISONED:  # only a harness may: nobody looks at these files any more
+                    eventstore.sqlite.writer._POISONED.pop().close()
         index += 1
     return wrong if index > 1 else ["no operation of the COMMIT could be made to fail"]
 
@@ -225,8 +226,8 @@ def undone_bases(plant: Plant) -> Reports:
                     except (EventStoreError, sqlite3.Error):
                         failed = True
                 runs.close()
-                while eventstore.sqlite.log._POISONED:
-                    eventstore.sqlite.log._POISONED.pop().close()
+                while eventstore.sqlite.writer._POISONED:
+                    eventstore.sqlite.writer._POISONED.pop().close()
             try:
                 with projections.connect(Path(folder, "agent.db"), accept_loss=True) as runs:
                     found = runs.verify().findings

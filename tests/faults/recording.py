@@ -293,7 +293,7 @@ class Session:
         OurLog.session = session
         log = OurLog(self.path, **{"synchronous": self.synchronous, **options})
         if checkpoint_every is not None:
-            log._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
+            log._writer.connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_every}")
         runs = projections.connect(log, system=machine(BOOT, pid, self.clock))
         self._open.append(runs)
         self.mark("opened")
