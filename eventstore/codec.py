@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from attrs import frozen
 
-from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
+from eventstore.errors import InvalidArgument, InvalidPayload, UnknownEvent, UnreadableEntry
 from eventstore.log import Cursor, Entry
 from eventstore.payloads import Json, described, encode_json, from_microseconds
 from eventstore.shapes import Shape, shape_of
@@ -188,6 +188,7 @@ class Codec:
 
         Raises:
             UnknownEvent: its class is none of this program's.
+            InvalidArgument: it is a class itself.
             InvalidPayload: JSON would not bring it back as it is; the error holds the path to the spot.
         """
         return self.written(event)[0]
@@ -197,6 +198,8 @@ class Codec:
         kind = type(event)
         name = kind.__name__
         if self._kinds.get(name) is not kind:
+            if isinstance(event, type) and self._kinds.get(event.__name__) is event:
+                raise InvalidArgument("event", event, f"is a class; append an event of it, {event.__name__}(…)")
             raise UnknownEvent(name, self.names)
         fields = self._shape(kind).fields(event)
         if fields is not None:

@@ -39,6 +39,8 @@ def open_log(url: str | PathLike[str] | Log, **options: Any) -> Log:
         InvalidArgument: no such scheme, or an option that the backend does not have.
     """
     if not isinstance(url, str | PathLike):
+        if not hasattr(url, "write"):
+            raise InvalidArgument("url", url, "must be a path, a URL, or a log that is open")
         _check_options(options, (), "a log that is open already")
         return url
     path = path_of(url)
@@ -58,11 +60,15 @@ def path_of(url: str | PathLike[str]) -> str | None:
         InvalidArgument: no such scheme.
     """
     name = fspath(url)
+    if not name:
+        raise InvalidArgument("url", name, "is empty; name the database file, or memory:")
     scheme, separator, rest = name.partition("://")
     if name == "memory:":
         return None
     if separator and scheme != "sqlite":
-        raise InvalidArgument("url", name, "knows no such scheme; use a path, sqlite:///path or memory:")
+        raise InvalidArgument(
+            "url", name, "has a scheme that Runfold does not know; use a path, sqlite:///path or memory:"
+        )
     return (rest.removeprefix("/") or rest) if separator else name
 
 

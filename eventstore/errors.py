@@ -192,10 +192,10 @@ class Fenced(Refused):
                 f"{self.type} is a worker's event and needs the attempt it belongs to; {self.stream} is {self.phase} "
                 f"in attempt {self.current}: claim the run, or pass attempt={self.current}"
             )
-        return (
-            f"attempt {self.attempt} of {self.stream} may not write {self.type}: the run is {self.phase} "
-            f"in attempt {self.current}; stop this work, it belongs to another"
-        )
+        where = f"attempt {self.attempt} of {self.stream} may not write {self.type}: the run is {self.phase}"
+        if self.attempt == self.current:
+            return f"{where}; stop this work"
+        return f"{where} in attempt {self.current}; stop this work, it belongs to another"
 
 
 class VersionConflict(Refused):
@@ -285,7 +285,7 @@ class AlreadyResolved(Refused):
 
     def __str__(self) -> str:
         by = f" by {self.by}" if self.by else ""
-        at = f" at {self.at.isoformat()}" if self.at else ""
+        at = f" at {self.at:%Y-%m-%d %H:%M:%S} UTC" if self.at else ""
         return f"call {self.call_id} of {self.stream} is {self.decision}{by}{at}; a question is decided once"
 
 

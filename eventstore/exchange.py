@@ -77,7 +77,7 @@ def export_lines(store: EventStore, streams: Iterable[str] = (), *, until: int |
     with store.reading() as reading:
         for name in names:
             if not reading.version(check_name("stream", name)):
-                raise InvalidArgument("stream", name, "does not stand in this log; look at `runfold events`")
+                raise InvalidArgument("stream", name, "is none of this log; `runfold events` shows them")
     if names:
         entries: Iterable[Recorded] = heapq.merge(*map(store.read, names), key=lambda recorded: recorded.position)
     else:

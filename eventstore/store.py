@@ -205,7 +205,9 @@ class EventStore:
             kind = self.gate.codec.kind(given) if isinstance(given, str) else given
             if kind is None or kind.__name__ not in self.gate.codec.names:
                 name = given if isinstance(given, str) else given.__name__
-                raise InvalidArgument("type", name, "is no event type that this store knows")
+                raise InvalidArgument(
+                    "type", name, "is no event type that this store knows; `runfold stats` lists those of a log"
+                )
             kinds.append(kind)
         return self.gate.codec.stored_names(kinds)
 

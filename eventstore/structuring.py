@@ -23,6 +23,9 @@ from eventstore.errors import InvalidPayload
 from eventstore.payloads import WORDS, Json, described, from_iso, to_iso
 from eventstore.shapes import PLAIN, json_fields
 
+_ILL = (TypeError, ValueError, AttributeError, OverflowError)
+"""What a value raises that does not fit its field."""
+
 
 class Structuring:
     """The converter of one codec."""
@@ -39,9 +42,19 @@ class Structuring:
         name = type(event).__name__
         try:
             fields: dict[str, Json] = self._converter.unstructure(event)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InvalidPayload(name, "$", f"does not fit its fields: {error}") from error
+        except _ILL as error:
+            fact = str(error) if "must be" in str(error) else f"does not fit its field: {error}"
+            raise InvalidPayload(name, self._spot(event), fact) from error
         return fields
+
+    def _spot(self, event: Any) -> str:
+        """The path to the first field that cannot be written."""
+        for field in attrs.fields(type(event)):
+            try:
+                self._converter.unstructure(getattr(event, field.name), field.type)
+            except _ILL:
+                return f"$.{field.name}"
+        return "$"
 
     def event(self, name: str, kind: type, fields: Mapping[str, Json]) -> Any:
         """The event of these fields.
@@ -92,6 +105,12 @@ def _structure_datetime(value: Json, _type: Any) -> datetime:
     return from_iso(value)
 
 
+def _unstructure_datetime(value: Any) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f"must be a datetime with a time zone, not {described(value)}")
+    return to_iso(value)
+
+
 def _structure_uuid(value: Json, _type: Any) -> UUID:
     try:
         return UUID(value)
@@ -138,7 +157,7 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, _strict(kind))
     converter.register_structure_hook(float, _structure_float)
     converter.register_structure_hook(datetime, _structure_datetime)
-    converter.register_unstructure_hook(datetime, to_iso)
+    converter.register_unstructure_hook(datetime, _unstructure_datetime)
     converter.register_structure_hook(UUID, _structure_uuid)
     converter.register_unstructure_hook(UUID, str)
     # An int field that holds a str must not pass; cattrs unstructures primitives by the value's own class, so

@@ -19,6 +19,7 @@ from eventstore.errors import (
     DigestMismatch,
     Fenced,
     IllegalTransition,
+    InvalidArgument,
     Unreturned,
     Waiting,
 )
@@ -248,7 +249,10 @@ class Attempt:
             DigestMismatch: the call id stands for another tool or input.
             QuestionOpen, NotApproved: it was asked about, and not approved.
             Fenced: another attempt began, or the run ended.
+            InvalidArgument: `do` cannot be called; nothing was written.
         """
+        if not callable(do):  # or the call stood as begun, and nobody would know how it ended
+            raise InvalidArgument("do", do, "must be a function of the input")
         returned, output = self.begin(call_id, tool, input, repeat=repeat)
         return output if returned else self.end(call_id, do(input))
 

@@ -252,10 +252,13 @@ class Worker:
 
         Returns:
             An attempt, begun and durable; None if there was nothing to take up.
+
+        Raises:
+            InvalidArgument: `workflows` is one text.
         """
         if self._closed.is_set():
             raise WorkerClosed(self.id)
-        wanted = None if workflows is None else tuple(workflows)
+        wanted = _named(workflows)
         deadline = self._system.monotonic() + wait
         while True:
             self._say_last_words()
@@ -298,7 +301,7 @@ class Worker:
             limit: how many attempts may be unfinished at a time.
         """
         check_count("limit", limit, least=1)
-        wanted = None if workflows is None else tuple(workflows)
+        wanted = _named(workflows)
         next_look = self._system.monotonic()
         while not self._stopping:
             if self._system.monotonic() >= next_look:
@@ -438,6 +441,13 @@ class Worker:
 
     def _stream(self, run_id: str) -> Stream[RunState]:
         return self._store.stream(run_id, RUN).refresh()
+
+
+def _named(workflows: Iterable[str] | None) -> tuple[str, ...] | None:
+    """The workflows that are wanted; None for all. A text would be taken for its letters, and no run be found, ever."""
+    if isinstance(workflows, str):
+        raise InvalidArgument("workflows", workflows, f"must be a list of names, such as [{workflows!r}]")
+    return None if workflows is None else tuple(workflows)
 
 
 def stop_on_sigterm(stop: Callable[[], None]) -> None:

@@ -249,6 +249,15 @@ def test_a_call_is_written_down_before_it_is_made_and_when_it_is_back(attempt, r
     assert attempt.unreturned == ()
 
 
+def test_what_cannot_be_called_is_refused_before_the_call_is_written_down(attempt, runs):
+    before = runs.store.head()
+
+    with pytest.raises(InvalidArgument, match="must be a function of the input"):
+        attempt.call("c1", "ship", {}, "ship")
+
+    assert runs.store.head() == before
+
+
 def test_a_call_that_returned_gives_its_output_in_every_later_attempt_and_is_not_made(world, worker, attempt, runs):
     attempt.call("c1", "ship", {"n": 1}, lambda _input: ["shipped"])
     second = taken_over(world, worker)

@@ -365,7 +365,7 @@ def test_a_first_backup_that_was_killed_is_gone_on_with_and_is_not_restored(runs
 
     for number, moment in enumerate(kept):
         if not (moment / "backup.json").exists():
-            with pytest.raises(RestoreRefused, match="no backup into it ever ended"):
+            with pytest.raises(RestoreRefused, match=r"no backup into it ever ended|nothing in it"):
                 restore(moment, tmp_path / f"{number}.db")
             assert not [*tmp_path.glob(f"{number}.db*")]
         assert runs.backup(moment).position == head.position
@@ -403,9 +403,17 @@ def test_nothing_is_restored_where_something_stands(runs, folder, tmp_path, suff
 
 
 def test_what_is_no_backup_is_not_restored(tmp_path, folder):
-    for name in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(RestoreRefused, match="no backup into it ever ended"):
-            projections.restore(name, tmp_path / "again.db")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("nowhere", "no such folder, or nothing in it"),
+        ("empty", "no such folder, or nothing in it"),
+        ("file", "it is a file; name the folder"),
+        (".", "no backup into it ever ended"),
+    ):
+        with pytest.raises(RestoreRefused, match=words):
+            projections.restore(tmp_path / name, tmp_path / "again.db")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
     back_up(MemoryLog(), folder)
     with pytest.raises(RestoreRefused, match="does not exist; make it first"):
         projections.restore(folder, tmp_path / "nowhere" / "again.db")

@@ -10,7 +10,7 @@ import pytest
 from attrs import field, frozen
 
 from eventstore.codec import Codec, Upcaster
-from eventstore.errors import InvalidPayload, UnknownEvent, UnreadableEntry
+from eventstore.errors import InvalidArgument, InvalidPayload, UnknownEvent, UnreadableEntry
 from eventstore.limits import MAX_BYTES, MAX_DEPTH, MAX_INTEGER
 from eventstore.log import Entry
 from eventstore.machine import Machine
@@ -166,13 +166,13 @@ FITTING = {
     "a label that is no text": (Known(labels={"a": 1}), "$.labels['a']"),
     "a part of parts": (Known(parts=(Part("a"), Part(2))), "$.parts[1].name"),
     "a part": (Known(part=Part("a", "large")), "$.part.size"),
-    "a dict for a part": (Known(part={"name": "a"}), "$"),
-    "text for an enum": (Typed("small"), "$"),
+    "a dict for a part": (Known(part={"name": "a"}), "$.part"),
+    "text for an enum": (Typed("small"), "$.size"),
     "a member of another enum": (Typed(Level.ONE), "$.size"),
     "text for a uuid": (Typed(Size.SMALL, id="x"), "$.id"),
-    "a time without a zone": (Known(at=datetime(2026, 1, 1)), "$"),  # noqa: DTZ001 - the point of it
-    "a time beyond the calendar": (Known(at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))), "$"),
-    "a time that is text": (Known(at="2026-01-01T00:00:00Z"), "$"),
+    "a time without a zone": (Known(at=datetime(2026, 1, 1)), "$.at"),  # noqa: DTZ001 - the point of it
+    "a time beyond the calendar": (Known(at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))), "$.at"),
+    "a time that is text": (Known(at="2026-01-01T00:00:00Z"), "$.at"),
 }
 
 
@@ -275,6 +275,11 @@ def test_an_event_of_an_unknown_class_is_refused():
     for event in (Part("a"), "text", None, {"a": 1}):
         with pytest.raises(UnknownEvent):
             CODEC.encode(event)
+
+
+def test_a_class_in_place_of_an_event_is_told_so():
+    with pytest.raises(InvalidArgument, match=r"is a class; append an event of it, Known\(…\)"):
+        CODEC.encode(Known)
 
 
 def test_a_class_of_the_same_name_is_not_the_class():

@@ -134,9 +134,13 @@ def test_a_command_of_a_fixed_number_of_words_takes_another_database_beside_runf
     ("words", "error"),
     [
         (["runs"], "DATABASE is missing: name it, or set RUNFOLD_DB; see `runfold runs --help`"),
-        (["show", "x.db"], "RUN missing after the database x.db; see `runfold show --help`"),
-        (["approve", "x.db"], "RUN and CALL missing after the database x.db; see `runfold approve --help`"),
+        (["show", "x.db"], "RUN is missing after the database x.db; see `runfold show --help`"),
+        (["approve", "x.db"], "RUN and CALL are missing after the database x.db; see `runfold approve --help`"),
         (["runs", "x.db", "y"], "nobody knows what to do with y after x.db; see `runfold runs --help`"),
+        (
+            ["runs", "x.db", "--limit", "y"],
+            "Invalid value for '--limit': 'y' is no whole number; see `runfold runs --help`",
+        ),
         (["import", "x.db"], "FILE is missing; - is the standard input; see `runfold import --help`"),
     ],
 )

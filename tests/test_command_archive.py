@@ -65,7 +65,7 @@ def test_days_come_back_and_no_folder_is_named_then(database):
     [
         (["--day", "2026-02-30"], 1, "is not a sealed day of this log; sealed are 2026-01-01 to 2026-01-06"),
         (["--all-days", "backup"], 2, "alone; leave out --all-days, or DIR backup; see `runfold restore --help`"),
-        ([], 2, "DIR missing after the database"),
+        ([], 2, "DIR is missing after the database"),
         (["backup", "--dry-run"], 2, "--dry-run goes with --day or --all-days"),
     ],
 )

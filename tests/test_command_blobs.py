@@ -55,7 +55,7 @@ def test_what_is_missing_or_no_digest_or_no_file_is_refused_and_nothing_is_writt
         f"Error: there is no blob {DIGEST}; put it back with `runfold blobs put FILE`"
     )
     assert "64 hex digits" in runfold("blobs", "get", database, "../../escape", code=1).stderr
-    assert "nosuch" in runfold("blobs", "put", database, "nosuch", code=1).stderr
+    assert "no file nosuch; nothing was kept" in runfold("blobs", "put", database, "-", "nosuch", code=1).stderr
     assert "FILE is missing" in runfold("blobs", "put", database, code=2).stderr
     for name in (database, f"{database}-wal", f"{database}-blobs/aa"):
         assert "the database itself" in runfold("blobs", "get", database, DIGEST, "-o", name, code=2).stderr

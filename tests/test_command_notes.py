@@ -89,7 +89,7 @@ def test_messages_come_through_all_runs_of_a_conversation(talks):
 def test_a_conversation_whose_beginning_is_missing_says_so(talks):
     shown = runfold("messages", talks, "lost", "--history")
 
-    assert shown.stdout == "lost said nothing there\n"
+    assert shown.stdout == "no messages\n"
     assert "it goes on from gone, but no run of that id stands in this log" in " ".join(shown.stderr.split())
     assert asked("messages", talks, "lost", "--history")["gap"] == {"run_id": "gone", "version": 5, "gap": "missing"}
 

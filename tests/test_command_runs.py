@@ -201,6 +201,19 @@ def test_confirmations_shows_what_waits_and_all_shows_what_became_of_it(live):
     assert (row["decision"], row["by"], row["comment"]) == ("denied", "bob", "not on a Friday")
 
 
+def test_show_says_that_an_answered_run_waits_for_a_worker(live):
+    runfold("approve", live, "run-1", "c1")
+
+    said = runfold("show", live, "run-1").stdout
+    assert re.search(r"^waits for +a worker, now that it is answered$", said, re.MULTILINE)
+    assert "waits for an answer" not in said.partition("(UTC)")[0]
+
+
+def test_a_limit_of_none_is_misuse_and_nobody_is_told_that_nothing_waits(live):
+    for command in ("confirmations", "events"):
+        assert "0 is not in the range" in runfold(command, live, "--limit", "0", code=2).stderr
+
+
 def test_an_approval_carries_all_that_was_said(live):
     event = asked(
         "approve", live, "run-1", "c1", "--by", "alice", "--comment", "go",

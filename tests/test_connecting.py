@@ -37,5 +37,17 @@ def test_a_url_names_a_file(url, path):
 
 
 def test_a_scheme_that_nobody_knows_is_refused():
-    with pytest.raises(InvalidArgument, match="no such scheme"):
+    with pytest.raises(InvalidArgument, match="a scheme that Runfold does not know"):
         open_log("postgres://localhost/agent")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("", "is empty; name the database file"), (None, "must be a path"), (5, "must be a")]
+)
+def test_what_names_no_store_is_refused_in_a_sentence(tmp_path, monkeypatch, url, words):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidArgument, match=words):
+        projections.connect(url)
+
+    assert list(tmp_path.iterdir()) == []

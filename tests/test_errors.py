@@ -133,9 +133,12 @@ def test_the_words_are_the_ones_that_people_were_told():
         "attempt 1 of s may not write RunCompleted: the run is started in attempt 2; "
         "stop this work, it belongs to another"
     )
+    assert str(Fenced("s", "RunCompleted", 2, 2, "completed")) == (
+        "attempt 2 of s may not write RunCompleted: the run is completed; stop this work"
+    )
     assert str(Fenced("s", "RunCompleted", None, 2, "started")).endswith("claim the run, or pass attempt=2")
     assert str(AlreadyResolved("s", "c1", "approved", "alice", datetime(2026, 1, 2, tzinfo=UTC))) == (
-        "call c1 of s is approved by alice at 2026-01-02T00:00:00+00:00; a question is decided once"
+        "call c1 of s is approved by alice at 2026-01-02 00:00:00 UTC; a question is decided once"
     )
     assert str(AlreadyResolved("s", "c1", "expired", None, None)) == (
         "call c1 of s is expired; a question is decided once"

@@ -250,4 +250,6 @@ def test_the_command_tells_what_takes_how_much_and_ends_with_what_to_do(tmp_path
     document = asked("stats", "agent.db", "--growth")
     assert document["weights"]["entries"] == 3
     assert document["storage"]["database"] == (tmp_path / "agent.db").stat().st_size
+    assert document["database"] == "agent.db"
     assert runfold("stats", "agent.db", "--growth", "--days", "0", code=2)
+    assert "--days goes with --growth" in runfold("stats", "agent.db", "--days", "3", code=2).stderr

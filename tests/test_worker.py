@@ -123,6 +123,17 @@ def test_only_the_workflows_that_were_named_are_claimed(runs, worker):
 # --- before its time --------------------------------------------------------------------------------------------------
 
 
+def test_one_text_in_place_of_a_list_of_workflows_is_refused_and_not_taken_for_its_letters(runs, worker):
+    runs.submit("w", run_id="a")
+    before = runs.store.head()
+
+    for asking in (worker.claim, lambda name: next(worker.claims(name))):
+        with pytest.raises(InvalidArgument, match=r"must be a list of names, such as \['w'\]"):
+            asking("w")
+
+    assert runs.store.head() == before
+
+
 def test_nothing_is_taken_up_before_its_time(world, runs, worker):
     runs.submit("deploy", run_id="queued", not_before=world.now + timedelta(minutes=1))
     submit(runs, "paused", "requeued")

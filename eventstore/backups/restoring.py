@@ -122,8 +122,12 @@ def _manifest(files: Files, folder: Path, stack: ExitStack) -> Manifest:
         manifest = manifest_in(files, folder)
     except BlockingIOError as error:
         raise RestoreRefused(str(folder), "a backup or restore works in it; wait for its end") from error
-    except (ValueError, NotADirectoryError) as error:
+    except NotADirectoryError as error:
+        raise RestoreRefused(str(folder), "it is a file; name the folder of a backup") from error
+    except ValueError as error:
         raise RestoreRefused(str(folder), f"its {MANIFEST} {error}") from error
+    if manifest is None and not files.names(folder):
+        raise RestoreRefused(str(folder), "there is no such folder, or nothing in it; check the name")
     if manifest is None:
         raise RestoreRefused(str(folder), f"no backup into it ever ended: it has no {MANIFEST}; check the name")
     return manifest

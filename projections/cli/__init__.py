@@ -148,7 +148,8 @@ def _misused(error: click.UsageError) -> int:
         error.show()
         return MISUSED
     path = error.ctx.command_path if error.ctx else "runfold"
-    _tell(f"{error.format_message().rstrip('.?')}; see `{path} --help`")
+    words = error.format_message().rstrip(".?").replace("is not a valid integer range", "is no whole number")
+    _tell(f"{words}; see `{path} --help`")
     return MISUSED
 
 

@@ -9,6 +9,7 @@ import attrs
 import click
 
 import projections
+from eventstore.payloads import from_iso
 from projections.cli import output
 from projections.cli.archives import restore_days
 from projections.cli.opening import BUSY_TIMEOUT, key_in, load, secret, store_command
@@ -92,7 +93,8 @@ def restore(  # noqa: PLR0917 - click's
     else:
         restored = _counted(done.position, done.segments, done.blobs)
         output.say(f"{done.database}: {restored} restored and proved, {_took(seconds)}")
-        output.say(f"it ends at {done.hash[:16]}…; the backup was made at {done.made_at}")
+        made = output.moment(from_iso(done.made_at))
+        output.say(f"it ends at position {done.position}, {done.hash[:16]}…; the backup was made at {made} UTC")
         if isinstance(tables, str):
             output.say(output.clean(f"the tables are not made: {tables}"), style="yellow")
     _tell(done.findings, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,13 +12,13 @@ import click
 from eventstore.blobs import MIN_AGE
 from eventstore.connecting import is_open
 from projections.cli import output
-from projections.cli.log import written
+from projections.cli.log import check_source, written
 from projections.cli.opening import refuse_ours, store_command
+from projections.cli.runs import length
 
 if TYPE_CHECKING:
     from projections import Runs
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _PIECE = 1024 * 1024
 _SHOWN = 20
 """Blobs that are named to people, one a line; --json names all."""
@@ -34,9 +33,9 @@ class Age(click.ParamType[timedelta]):
         """See click."""
         if isinstance(value, timedelta):
             return value
-        if (found := re.fullmatch(r"([0-9]{1,6})([smhd])", value)) is None:
+        if (age := length(value)) is None:
             self.fail(f"{value!r} is no length of time; give one such as 30s, 90m, 12h, 7d", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+        return age
 
 
 @click.group()
@@ -57,6 +56,7 @@ def put(runs: Runs, file: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT0
     if not file:
         raise click.UsageError("FILE is missing; - is the standard input")
     for name in file:
+        check_source(name, "kept")
         if is_open(Path(name).resolve()):
             raise click.UsageError(
                 f"{name} is a file of the database itself; make a backup of it with `runfold backup`"
@@ -91,9 +91,9 @@ def get(runs: Runs, digest: str, target: str | None, as_json: bool) -> None:  # 
 
 @store_command()
 def check(runs: Runs, as_json: bool) -> None:  # noqa: FBT001
-    """Read every blob, and name the entries that need what is missing or damaged.
+    """Read every blob, and name the entries that need a bad one.
 
-    Nothing is changed. The exit code is 1 if anything was found; `put` heals a blob with the right bytes.
+    Nothing is changed. The exit code is 1 if any is missing or damaged; `put` heals a blob with the right bytes.
     """
     found = runs.blobs.check()
     if as_json:
@@ -111,7 +111,7 @@ def check(runs: Runs, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--min-age", type=Age(), default=MIN_AGE, metavar="AGE", help="Spare what is younger, a day by default.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 def gc(runs: Runs, min_age: timedelta, dry_run: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Take away the blobs that no event mentions, and what killed writers left.
+    """Take away blobs that no event mentions, and what the killed left.
 
     The whole log is read, beside writers. Any 64 hex digits in an event are taken for a digest. While an event cannot
     be read nothing is taken away.

@@ -21,7 +21,8 @@ def tell(runs: Runs, *, largest: int, days: int, keep_days: int, as_json: bool) 
     with watched() as progress:
         found = runs.growth(largest=largest, days=days, keep_days=keep_days, progress=progress)
     if as_json:
-        output.document({**attrs.asdict(found, recurse=False), "advice": found.advice})
+        facts = attrs.asdict(found, recurse=False)
+        output.document({"database": facts.pop("url"), **facts, "advice": found.advice})
         return
     weights, storage = found.weights, found.storage
     taken = {"database": found.url}
@@ -29,9 +30,9 @@ def tell(runs: Runs, *, largest: int, days: int, keep_days: int, as_json: bool) 
         rest = max(storage.database - storage.free - weights.bytes, 0)
         taken["database"] += (
             f", {output.amount(storage.database)}: {output.amount(weights.bytes)} of log, {output.amount(rest)} of "
-            f"tables, {output.amount(storage.free)} free; {output.amount(storage.wal)} of write-ahead log beside it"
+            "tables" + (f", {output.amount(storage.free)} free" if storage.free else "")
         )
-        beside = {"sealed days": storage.segments, "blobs": storage.blobs}
+        beside = {"write-ahead log": storage.wal, "sealed days": storage.segments, "blobs": storage.blobs}
         taken |= {name: output.amount(size) for name, size in beside.items() if size}
     events = output.count(weights.entries, "event")
     daily = output.count(round(weights.entries_a_day), "event")

@@ -48,7 +48,7 @@ def _table(found: list[Job]) -> None:
     output.table(
         "job", "phase", "runs", "steps", "tokens", "cost", "queued",
         rows=[
-            (job.job_id, output.phase(job.phase), job.runs, _steps(job), job.input_tokens + job.output_tokens or "",
+            (job.job_id, output.phase(job.phase), job.runs, _steps(job), f"{_tokens(job):,}" if _tokens(job) else "",
              _cost(job), output.ago(job.queued_at, now))
             for job in found
         ],
@@ -71,7 +71,7 @@ def _show(runs: Runs, job_id: str, limit: int, *, as_json: bool) -> None:
             "job": job.job_id,
             "phase": job.phase,
             "steps": _steps(job),
-            "tokens": f"{job.input_tokens} in, {job.output_tokens} out" if job.input_tokens + job.output_tokens else "",
+            "tokens": f"{job.input_tokens:,} in, {job.output_tokens:,} out" if _tokens(job) else "",
             "cost": _cost(job),
             **{
                 name: "" if when is None else f"{output.moment(when)} UTC, {output.ago(when, now)}"
@@ -84,9 +84,13 @@ def _show(runs: Runs, job_id: str, limit: int, *, as_json: bool) -> None:
         output.note(f"{len(rows)} of {job.runs} runs; more with --limit {job.runs}")
 
 
+def _tokens(job: Job) -> int:
+    return job.input_tokens + job.output_tokens
+
+
 def _steps(job: Job) -> str:
-    return str(job.steps) if job.step_limit is None else f"{job.steps} of {job.step_limit}"
+    return f"{job.steps:,}" if job.step_limit is None else f"{job.steps:,} of {job.step_limit:,}"
 
 
 def _cost(job: Job) -> str:
-    return f"${job.cost_usd:.4f}" if job.cost_usd else ""
+    return f"${job.cost_usd:,.4f}" if job.cost_usd else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from eventstore.archiving import KEEP_DAYS
 from eventstore.connecting import path_of
@@ -42,7 +43,7 @@ _SPOOLED = 16 * 1024 * 1024
 @click.option("--stream", metavar="NAME", help="Only those of this stream (a run's stream is named by its id).")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given several times.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="POSITION", help="Only those after this position.")
-@click.option("--limit", type=click.IntRange(0), help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option("--full", is_flag=True, help="Cut nothing off: each event is a line, however long.")
 def events(  # noqa: PLR0917 - click names them all
     runs: Runs,
@@ -73,7 +74,7 @@ def _chosen(runs: Runs, stream: str | None, types: tuple[str, ...], after: int) 
     stored = runs.store.stored_names(types) if types else ()
     with runs.store.reading() as reading:
         if not reading.version(check_name("stream", stream)):
-            raise InvalidArgument("stream", stream, "does not stand in this log; look at `runfold stats`")
+            raise InvalidArgument("stream", stream, "is none of this log; `runfold events` shows them")
     in_stream = (item for item in runs.store.read(stream) if item.position > after)
     return (item for item in in_stream if not types or item.entry.type in stored)
 
@@ -118,8 +119,9 @@ def import_(database: str, app: str | None, file: tuple[str, ...], resume: bool,
     if not file:
         raise click.UsageError("FILE is missing; - is the standard input")
     for name in file:
-        if name != "-":
-            _check_source(name, path_of(database) or "")
+        if same_file(name, path_of(database) or ""):
+            raise click.UsageError(f"{name} is the database itself; name the files to import after it")
+        check_source(name, "imported")
     done: list[Imported] = []
     try:
         with _into(database, app, done) as runs:
@@ -164,13 +166,16 @@ def _publish(part: Path, target: Path, done: list[Imported]) -> None:
         raise click.ClickException(f"{why}: nothing was imported; try again")
 
 
-def _check_source(name: str, database: str) -> None:
-    if same_file(name, database):
-        raise click.UsageError(f"{name} is the database itself; name the files to import after it")
-    if Path(name).is_dir():
-        raise click.UsageError(f"{name} is a folder; name the files in it, such as {name.rstrip('/')}/*.jsonl")
-    if not Path(name).exists():
-        raise click.ClickException(f"there is no file {name}; nothing was imported")
+def check_source(name: str, done: str) -> None:
+    """Refuse a name under which there is nothing to read, before anything is done with the others.
+
+    Raises:
+        click.ClickException: a folder, or nothing at all; - is the standard input.
+    """
+    if name != "-" and Path(name).is_dir():
+        raise click.UsageError(f"{name} is a folder; name the files in it, such as {name.rstrip('/')}/*")
+    if name != "-" and not Path(name).exists():
+        raise click.ClickException(f"there is no file {name}; nothing was {done}")
 
 
 def _taken(done: Imported) -> str:
@@ -264,7 +269,12 @@ def stats(  # noqa: PLR0917 - click names them all
     and how far each table is. With --growth the log is weighed instead, which takes 5 seconds for each million events
     and holds nobody up; --largest and --days say how much is shown, and --keep-days for what archiving is judged.
     """
-    if growth:
+    if not growth:
+        context = click.get_current_context()
+        for option in ("largest", "days", "keep_days"):
+            if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{option.replace('_', '-')} goes with --growth")
+    else:
         tell_growth(runs, largest=largest, days=days, keep_days=keep_days, as_json=as_json)
         return
     with runs.store.reading() as reading:

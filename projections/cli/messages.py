@@ -47,7 +47,7 @@ def messages(  # noqa: PLR0917 - click names them all
     if rounds:
         _rounds(runs, run, runs.sessions.rounds(run, before=before, limit=limit)[::-1], as_json=as_json)
     elif history:
-        _history(run, runs.sessions.history(run, before=before, limit=limit, newest_first=True), as_json=as_json)
+        _history(runs.sessions.history(run, before=before, limit=limit, newest_first=True), as_json=as_json)
     else:
         _messages(
             runs, run, [*runs.messages(run, before=before, limit=limit, newest_first=True)][::-1], as_json=as_json
@@ -58,7 +58,7 @@ def _messages(runs: Runs, run: str, found: list[Message], *, as_json: bool) -> N
     if as_json:
         output.document(found)
     else:
-        _tell(run, found)
+        _tell(found)
     if found and any(runs.messages(run, before=found[0].version, limit=1)):
         output.note(f"earlier ones with --before {found[0].version}")
 
@@ -67,21 +67,21 @@ def _rounds(runs: Runs, run: str, found: list[Round], *, as_json: bool) -> None:
     if as_json:
         output.document(found)
     elif not found:
-        _tell(run, ())
+        _tell(())
     for one in () if as_json else found:
         output.say(f"round {one.number}", "bold")
-        _tell(run, one.messages)
+        _tell(one.messages)
     if found and found[0].number > 1:
         count = runs.sessions.count_rounds(run)
         output.note(f"{len(found)} of {output.count(count, 'round')}; earlier ones with --before {found[0].number}")
 
 
-def _history(run: str, page: History, *, as_json: bool) -> None:
+def _history(page: History, *, as_json: bool) -> None:
     found = page.messages[::-1]
     if as_json:
         output.document({"count": page.count, "gap": page.gap, "messages": found})
     else:
-        _tell(run, found)
+        _tell(found)
     if found and found[0].number > 1:
         going_on = f"earlier ones with --before {found[0].number}"
         output.note(f"{len(found)} of {output.count(page.count, 'message')}; {going_on}")
@@ -91,7 +91,7 @@ def _history(run: str, page: History, *, as_json: bool) -> None:
         output.note(f"what came before is not known: it goes on from {page.gap.run_id}, but {fact} {why}")
 
 
-def _tell(run: str, found: Iterable[Message | HistoryMessage]) -> None:
+def _tell(found: Iterable[Message | HistoryMessage]) -> None:
     """Each message with who said it, and all of what was said."""
     told = 0
     for told, message in enumerate(found, start=1):  # noqa: B007 - counted
@@ -106,4 +106,4 @@ def _tell(run: str, found: Iterable[Message | HistoryMessage]) -> None:
             inner = line.lstrip(" ")
             output.say(output.clean(inner), indent=2 + len(line) - len(inner))
     if not told:
-        output.say(f"{output.clean(run)} said nothing there")
+        output.say("no messages")

@@ -193,7 +193,8 @@ def _placed(words: tuple[str, ...], names: tuple[str, ...], rest: str) -> tuple[
     else:
         raise click.UsageError(f"DATABASE is missing: name it, or set {ENVIRONMENT}")
     if missing := names[len(given) :]:
-        raise click.UsageError(f"{' and '.join(map(str.upper, missing))} missing after the database {database}")
+        verb = "is" if len(missing) == 1 else "are"
+        raise click.UsageError(f"{' and '.join(map(str.upper, missing))} {verb} missing after the database {database}")
     arguments: dict[str, Any] = dict(zip(names, given, strict=False))
     if rest:
         return database, {**arguments, rest: tuple(given[len(names) :])}

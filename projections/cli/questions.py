@@ -56,7 +56,7 @@ class JsonText(click.ParamType[Json]):
 @store_command()
 @click.option("--all", "everything", is_flag=True, help="Decided, expired and void ones as well.")
 @click.option("--run", "run_id", metavar="RUN", help="Only those of this run.")
-@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 def confirmations(runs: Runs, everything: bool, run_id: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001
     """List the questions that wait for a person.
 
@@ -196,4 +196,6 @@ def settle(runs: Runs, run: str, call: str, returned: Json, is_error: bool, as_j
     if as_json:
         output.document(output.event(recorded))
     else:
-        output.say(f"{call} of {run} is settled; once no call of it is open, the next worker goes on with the run")
+        left = sum(call.open for call in runs.calls(run))
+        then = f"{output.count(left, 'call')} of it still open" if left else "the next worker goes on with the run"
+        output.say(f"{call} of {run} is settled; {then}")

@@ -32,6 +32,12 @@ _NAMES = 15
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
+def length(text: str) -> timedelta | None:
+    """What a length of time such as 90m or 7d says; None for any other text."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
 class Since(click.ParamType[datetime]):
     """A time: ISO 8601, a date, or so long ago."""
 
@@ -39,14 +45,19 @@ class Since(click.ParamType[datetime]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """See click."""
-        if found := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return output.now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if (age := length(value)) is not None:
+            return output.now() - age
         try:
             if re.fullmatch(r"\d{4}-\d\d-\d\d", value):
                 return datetime.combine(date.fromisoformat(value), time(), UTC)
             return from_iso(value)
         except ValueError as error:
-            self.fail(f"{error}; or a date such as 2026-01-31; or an age such as 90m, 12h, 7d", param, ctx)
+            reason = f"{value!r} is no time that Runfold knows ({error})"
+            self.fail(
+                f"{reason}; give a time such as 2026-01-31T12:00:00Z, a date, or an age such as 90m, 12h, 7d",
+                param,
+                ctx,
+            )
 
 
 @store_command()
@@ -148,6 +159,11 @@ def run_table(rows: list[RunRow]) -> None:
     )  # fmt: skip
 
 
+def _answered(row: RunRow) -> bool:
+    """Whether what it waited for came: the row still says so until a worker takes the run up."""
+    return row.waiting_for == "person" and not row.open_questions
+
+
 def _what(row: RunRow, now: datetime) -> str:
     """What an operator wants to know of a run at a glance."""
     words = []
@@ -155,7 +171,7 @@ def _what(row: RunRow, now: datetime) -> str:
         words.append("asked to stop")
     if row.open_questions:
         words.append(output.count(row.open_questions, "question") + " open")
-    elif row.waiting_for == "person":
+    elif _answered(row):
         words.append("answered, waits for a worker")
     elif row.waiting_for:
         words.append(f"waits for {row.waiting_for}" + (f": {row.reason}" if row.reason else ""))
@@ -239,10 +255,10 @@ def _header(runs: Runs, run: str, row: RunRow | None, phase: str, *, full: bool)
             "not before": at(row.not_before),
             "started": at(row.started_at),
             "ended": at(row.ended_at),
-            "waits for": row.waiting_for,
+            "waits for": "a worker, now that it is answered" if _answered(row) else row.waiting_for,
             "waits until": at(row.waiting_until),
             "asked to stop": "yes" if row.interrupt_requested else "",
-            "reason": row.reason,
+            "reason": None if _answered(row) else row.reason,
             "error": row.error and f"{row.error['tag']}: {row.error['message']}",
             "output": row.output_version and _output(runs, row, full=full),
         }
