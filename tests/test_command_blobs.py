@@ -52,7 +52,7 @@ def test_what_is_missing_or_no_digest_or_no_file_is_refused_and_nothing_is_writt
     before = sorted(tmp_path.iterdir())
 
     assert runfold("blobs", "get", database, DIGEST, "-o", "back", code=1).stderr.startswith(
-        f"Error: there is no blob {DIGEST}; put it back with `runfold blobs put FILE`"
+        f"Error: there is no blob {DIGEST}; put it back with `runfold blobs put {database} FILE`"
     )
     assert "64 hex digits" in runfold("blobs", "get", database, "../../escape", code=1).stderr
     assert "no file nosuch; nothing was kept" in runfold("blobs", "put", database, "-", "nosuch", code=1).stderr

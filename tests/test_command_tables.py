@@ -125,7 +125,7 @@ def test_all_tables_dropped_come_back_identical(traced, cursors):
     by_hand(traced, *(f"DROP TABLE {name}" for name in [*whole, *(["cursors"] if cursors else [])]))
 
     if not cursors:
-        assert "has no table; make it anew with `runfold rebuild`" in runfold("runs", traced, code=1).stderr
+        assert f"has no table; make it anew with `runfold rebuild {traced}`" in runfold("runs", traced, code=1).stderr
         assert runfold("rebuild", traced, "--check", code=1).stdout.count("has no table") == len(BUILT_IN)
     runfold("rebuild", traced)
     assert tables(traced) == whole

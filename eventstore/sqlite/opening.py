@@ -27,7 +27,7 @@ def find(path: Path, url: str, files: Files, *, create: bool, read_only: bool) -
     """
     folder = path.parent
     if not folder.is_dir():
-        raise CannotOpen(url, f"the folder {folder} does not exist; make it first")
+        raise CannotOpen(url, f"the folder {folder} does not exist; {'make it first' if create else 'check the name'}")
     if path.is_dir():
         raise CannotOpen(url, "it is a folder; name the database file in it")
     if path.exists():

@@ -86,6 +86,9 @@ def restore_days(database: str, app: str | None, days: tuple[str, ...] | None, *
     if as_json:
         output.document(done)
         return
+    if not done.days:
+        output.say("no day is sealed")
+        return
     would = "would come" if done.dry_run else "came"
     output.say(f"{output.count(done.entries, 'event')} of {output.count(len(done.days), 'day')} {would} back")
     if done.left:

@@ -150,7 +150,9 @@ def _sealed_days(log: sqlite.SQLiteLog, runs: Runs) -> Iterator[Finding]:
     wrong = [segment.file for segment in segments if _size(log, segment.file) != segment.size]
     if wrong:
         found = f"{output.count(len(wrong), 'file')} not as sealed in {log.archive.folder.name}/logs: {_some(wrong)}"
-        yield Finding("sealed days", ok=False, found=found, remedy="bring them back, from a backup say")
+        yield Finding(
+            "sealed days", ok=False, found=found, remedy="bring back what is missing or damaged, from a backup say"
+        )
     elif segments:
         beside = output.amount(sum(segment.size for segment in segments))
         yield Finding("sealed days", ok=True, found=f"{output.count(len(segments), 'file')}, {beside}")

@@ -11,6 +11,7 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import click
 import projections
 from eventstore.connecting import is_open
 from eventstore.errors import EventStoreError
+from projections.cli.refusals import plainly
 
 if TYPE_CHECKING:
     from projections import App, Runs
@@ -67,11 +69,14 @@ def store_command(
                 )
             database, arguments = _placed(words, () if taken else names, rest)
             given = {**dict.fromkeys(names), **arguments, **options}
-            if not opened:
-                function(database, app, **given)
-                return
-            with connect(database, app, create=create) as runs:
-                function(runs, **given)
+            try:
+                if not opened:
+                    function(database, app, **given)
+                    return
+                with connect(database, app, create=create) as runs:
+                    function(runs, **given)
+            except EventStoreError as error:
+                raise click.ClickException(_to_be_typed(plainly(error), database)) from error
 
         call = click.option(
             "--app",
@@ -176,6 +181,16 @@ def same_file(one: str, other: str) -> bool:
         return Path(one).samefile(other)
     except OSError:
         return False
+
+
+_COMMAND = re.compile(r"`runfold (?!restore)((?:blobs )?[a-z]+)(?=[ `])")
+
+
+def _to_be_typed(words: str, database: str) -> str:
+    """A refusal whose commands can be typed as they stand: the library does not know which database was named here."""
+    if database == os.environ.get(ENVIRONMENT):
+        return words
+    return _COMMAND.sub(lambda found: f"{found[0]} {shlex.quote(database)}", words)
 
 
 def _placed(words: tuple[str, ...], names: tuple[str, ...], rest: str) -> tuple[str, dict[str, Any]]:

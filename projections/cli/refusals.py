@@ -31,7 +31,7 @@ def plainly(error: EventStoreError) -> str:
     if isinstance(error, IllegalTransition) and error.machine == RUN.name:
         known = _ENDED if error.phase in RUN.final else _NOT_YET
         if (fact := known.get(error.event)) is not None:
-            return f"{error.stream} is {error.phase} and {fact}; `runfold show` tells its life"
+            return f"{error.stream} is {error.phase} and {fact}; `runfold show {error.stream}` tells its life"
     if isinstance(error, CallReused):
         return f"call {error.call_id} of {error.stream} {error.fact}; `runfold show {error.stream}` tells its life"
     if isinstance(error, OutcomeUnknown):

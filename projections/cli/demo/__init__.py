@@ -18,6 +18,7 @@ from rich.table import Table
 
 import eventstore
 from eventstore.errors import EventStoreError, InvalidArgument
+from projections.cli import output
 from projections.cli.demo.supervisor import Outcome, Supervisor
 from projections.cli.demo.traces import Trace, load, samples
 
@@ -83,7 +84,7 @@ def _perform(place: Path, performed: list[Trace], kills: int, seed: int, *, quie
 
 
 def _print(outcome: Outcome, runs: int) -> None:
-    console = Console()
+    console = output.console()
     table = Table(box=box.SIMPLE_HEAD, title=f"{runs} runs, worker killed {outcome.kills} times (seed {outcome.seed})")
     table.add_column("run")
     table.add_column("ended as")
