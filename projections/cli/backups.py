@@ -93,8 +93,8 @@ def restore(  # noqa: PLR0917 - click's
     else:
         restored = _counted(done.position, done.segments, done.blobs)
         output.say(f"{done.database}: {restored} restored and proved, {_took(seconds)}")
-        made = output.moment(from_iso(done.made_at))
-        output.say(f"it ends at position {done.position}, {done.hash[:16]}…; the backup was made at {made} UTC")
+        when = output.moment(from_iso(done.made_at))
+        output.say(f"it ends at position {done.position}, {done.hash[:16]}…; the backup was made at {when} UTC")
         if isinstance(tables, str):
             output.say(output.clean(f"the tables are not made: {tables}"), style="yellow")
     _tell(done.findings, as_json=as_json)
