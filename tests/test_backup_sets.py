@@ -536,3 +536,23 @@ def test_after_a_change_of_the_key_a_backup_is_gone_on_with_when_it_has_the_new_
         assert runs.backup(folder).entries == 1
         with restored(folder, tmp_path / "again.db", key=bytes(32)) as again:
             assert readings(again) == readings(runs)
+
+
+def test_a_log_that_was_encrypted_anew_has_a_backup_folder_of_its_own(folder, tmp_path):
+    """Its files have another key than those in the folder: what is told of it by the one, the other does not prove."""
+    pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
+    with projections.connect(tmp_path / "agent.db", app=APP, key=KEY) as runs:
+        work(runs, 1)
+        runs.backup(folder)
+        whole = readings(runs)
+    projections.restore(folder, tmp_path / "anew.db", app=APP, key=KEY, new_key=bytes(32))
+    with projections.connect(folder / "log.db", key=KEY) as copy:
+        copy.rekey(bytes(32))
+
+    with projections.connect(tmp_path / "anew.db", app=APP, key=bytes(32)) as runs:
+        runs.store.append("notes", LogRecorded("app", "line"))
+        with pytest.raises(BackupRefused, match="encrypted anew since; keep this folder and back up into a new one"):
+            runs.backup(folder)
+
+    with restored(folder, tmp_path / "again.db", key=bytes(32)) as again:
+        assert readings(again) == whole

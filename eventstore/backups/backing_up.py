@@ -208,6 +208,8 @@ def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> st
     begun = moment_of(written).head
     if written.id != log.id:
         return "it holds a backup of another log"
+    if written.blobs.cipher != log.blobs.cipher:  # what is told of it here, its own key would not find to be so
+        return "its files have another key than those of the log, which was encrypted anew since"
     if last is not None and not last.tells_of(written, hash_at(written, last.position)):
         return f"its {DATABASE} is not what {MANIFEST} tells of"
     if begun.position > until.position:
