@@ -268,6 +268,12 @@ class Reading(Protocol):
         So a stream of notes, which may reach back over very many days, is opened without reading one of them.
         """
 
+    def cut_off(self) -> Sequence[Entry]:
+        """The last entries of streams of which the log itself holds none that late: they stand in segments alone.
+
+        None, but in what a kill left of a copy. Versions and existence go by what the log holds.
+        """
+
     def standing(self, first: int, last: int) -> int:
         """How many of the entries from one position to another the log itself holds; the others left for a segment."""
 

@@ -223,6 +223,10 @@ class MemoryTransaction:
         version, types = self.root.types.get(stream) or (0, frozenset())
         return (0, frozenset()) if types is None else (version, types)
 
+    def cut_off(self) -> Sequence[Entry]:
+        """See `log.Reading`. Here versions are kept apart."""
+        return ()
+
     def standing(self, first: int, last: int) -> int:
         """See `log.Reading`."""
         return sum(position in self.root.entries for position in range(first, last + 1))

@@ -124,7 +124,13 @@ def _of_segments(store: EventStore) -> list[Finding]:
             fact, _, remedy = str(error).partition(": ")
             found.append(Finding("segments", segment.first, fact, remedy))
         place = Cursor(segment.last, segment.after)
+    if not found:
+        with store.reading() as reading:
+            found = [Finding("segments", it.position, _CUT_OFF.format(it.stream), _RESTORE) for it in reading.cut_off()]
     return found
+
+
+_CUT_OFF = "the last entry of {} stands in its segment alone: this is what a kill left of a copy"
 
 
 class _Walk:

@@ -7,11 +7,12 @@ import pytest
 from my_machine import APP
 
 import projections
-from eventstore.backups import back_up, restore
-from eventstore.errors import BackupRefused, RestoreRefused, WrongKey
+from eventstore.backups import back_up, copying, restore
+from eventstore.errors import BackupRefused, RestoreRefused, RunExists, WrongKey
 from eventstore.files import OperatingSystem
 from eventstore.memory import MemoryLog
 from eventstore.notes import LogRecorded
+from eventstore.workflow import MessageRecorded, RunCompleted, RunQueued, RunStarted
 from tests.archived import DAYS, GOING, everything, lived
 from tests.backing import (  # noqa: F401 - fixtures
     backup_folder,
@@ -406,6 +407,40 @@ def test_whatever_a_kill_leaves_of_a_backup_of_days_is_gone_on_with(filed, folde
         copy = again(moment, f"{number}.db")
         assert everything(copy, until) == whole
         assert archived(copy.store.log) == archived(runs.store.log)
+
+
+def test_what_a_kill_leaves_of_a_backup_has_the_last_entry_of_each_stream_when_it_is_restored(
+    filed, folder, monkeypatch
+):
+    """The run's last event stood behind the cut, and all others of it in a sealed day alone: it looked like no run."""
+    world, runs, again = filed
+    runs.backup(folder)
+    runs.store.append("run-9", RunQueued("deploy"), RunStarted("w"))
+    world.jumps(days=1)
+    runs.store.append(GOING, *[MessageRecorded("user", "still there?")] * 20, attempt=1)
+    runs.store.append("run-9", RunCompleted(), attempt=1)
+    world.jumps(days=2)
+    runs.archive(keep_days=0)
+    monkeypatch.setattr(copying, "PAGE", 5)
+
+    def killed(done, total):
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.backup(folder, progress=killed)
+
+    with again(folder) as copy:
+        assert copy.workflow_runs.get("run-9").phase == "started"
+        assert [recorded.type for recorded in copy.store.read("run-9")] == ["RunQueued", "RunStarted"]
+        with pytest.raises(RunExists):
+            copy.submit("deploy", run_id="run-9")
+        assert copy.verify().ok
+    with projections.connect(folder / "log.db") as cut:
+        findings = "".join(map(str, cut.verify().findings))
+    assert "the last entry of run-9 stands in its segment alone" in findings
+    assert runs.backup(folder).ok
+    assert again(folder, "whole.db").verify().ok
 
 
 # --- kills --------------------------------------------------------------------------------------------------------

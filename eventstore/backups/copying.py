@@ -163,6 +163,17 @@ def _held(source: Log, page: Sequence[Entry], sealed: int) -> Sequence[Entry]:
     return [entry for entry in page if entry.position in held or entry.position > sealed]
 
 
+def complete(target: Log) -> None:
+    """Have the last entry of each stream in a copy of a copy that was cut off.
+
+    There it stood behind the cut, as the source held it, and what came before it in a sealed day alone.
+    """
+    with target.reading() as reading:
+        entries = reading.cut_off()
+    for start in range(0, len(entries), _ROWS):
+        target.write(partial(_come_back, entries[start : start + _ROWS]))
+
+
 # --- blobs --------------------------------------------------------------------------------------------------------
 
 

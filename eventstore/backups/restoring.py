@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from eventstore.backups.copying import Copied, Progress, Unproved, copy, found_of, hash_at, moment_of, prove
+from eventstore.backups.copying import Copied, Progress, Unproved, complete, copy, found_of, hash_at, moment_of, prove
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import BESIDE, open_copy, open_log
 from eventstore.errors import CannotOpen, LostTail, RestoreRefused
@@ -171,6 +171,7 @@ def _copied(
             moment = moment_of(source)  # perhaps behind the manifest's: of a backup that was killed, as good as any
             with closing(copied_to(source, place, create=True)) as written:
                 copied = copy(source, written, moment, progress=progress)
+                complete(written)
                 with closing(copied_to(source, place, read_only=True)) as proof:
                     prove(proof, Cursor(0, genesis(source.id)), moment.head)
                     return moment.head, copied, found_of(copied, proof, everything=True)

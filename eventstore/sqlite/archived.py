@@ -215,6 +215,15 @@ class Archived:
                 wanted.append(base - back)
         return needed
 
+    def cut_off(self) -> list[Entry]:
+        """See `log.Reading`."""
+        found = self._execute(
+            "SELECT stream, max(last) AS latest FROM segment_streams AS span WHERE block <= ? GROUP BY stream "
+            "HAVING latest > ifnull((SELECT max(version) FROM events WHERE stream = span.stream), 0)",
+            (self.sealed,),
+        ).fetchall()
+        return [entry for stream, latest in found for entry in self.entries_of(stream, latest, latest)]
+
     def held(self, first: int, last: int) -> list[int]:
         """See `log.Reading`."""
         rows = self._execute("SELECT position FROM events WHERE position BETWEEN ? AND ?", (first, last))
@@ -307,6 +316,10 @@ class Segmented:
     def sealed_types(self, stream: str) -> tuple[int, frozenset[str]]:
         """See `log.Reading`."""
         return self.archived.types(stream)
+
+    def cut_off(self) -> Sequence[Entry]:
+        """See `log.Reading`."""
+        return self.archived.cut_off()
 
     def standing(self, first: int, last: int) -> int:
         """See `log.Reading`."""

@@ -123,3 +123,4 @@ class ArchiveContract(Scaffold):
         with self.log.reading() as view:
             assert view.sealed_types("notes") == (20, frozenset({"LogRecorded", "MetaSet"}))
             assert view.sealed_types("nobody") == (0, frozenset())
+            assert [*view.cut_off()] == []
