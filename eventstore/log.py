@@ -8,7 +8,7 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -267,6 +267,9 @@ class Reading(Protocol):
 
         So a stream of notes, which may reach back over very many days, is opened without reading one of them.
         """
+
+    def spans(self) -> Iterable[Span]:
+        """Which versions of which streams stand where in the sealed days, by the log's tables, in no order."""
 
     def cut_off(self) -> Sequence[Entry]:
         """The last entries of streams of which the log itself holds none that late: they stand in segments alone.

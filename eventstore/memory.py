@@ -69,6 +69,7 @@ class Root:
     """By day."""
     indexed: tuple[tuple[Block, ...], tuple[Span, ...]] = ((), ())
     """Those of a day that is not recorded yet."""
+    spans: tuple[Span, ...] = ()
     types: HashTrieMap[str, tuple[int, frozenset[str] | None]] = field(factory=HashTrieMap)
     """Of each stream, the version up to which it is sealed, and the types up to there; None where they are many."""
 
@@ -223,6 +224,10 @@ class MemoryTransaction:
         version, types = self.root.types.get(stream) or (0, frozenset())
         return (0, frozenset()) if types is None else (version, types)
 
+    def spans(self) -> Sequence[Span]:
+        """See `log.Reading`."""
+        return self.root.spans
+
     def cut_off(self) -> Sequence[Entry]:
         """See `log.Reading`. Here versions are kept apart."""
         return ()
@@ -270,6 +275,7 @@ class MemoryTransaction:
             segments=(*self.root.segments, segment),
             blocks=self.root.blocks.insert(segment.day, blocks),
             types=types,
+            spans=(*self.root.spans, *spans),
             indexed=((), ()),
         )
 
@@ -319,6 +325,7 @@ class MemoryTransaction:
                 segments=root.segments,
                 blocks=root.blocks,
                 indexed=root.indexed,
+                spans=root.spans,
                 types=root.types,
             )
         self.root = root

@@ -9,7 +9,8 @@ stream is replayed by its machine and every table held against the fold. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -18,7 +19,7 @@ from eventstore.blobfiles import PUT_BACK
 from eventstore.errors import DamagedSegment, EventStoreError, SegmentMissing, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
-from eventstore.log import Cursor, Entry, Head, Reading
+from eventstore.log import Cursor, Entry, Head, Reading, Span
 
 if TYPE_CHECKING:
     from eventstore.blobs import BlobFault
@@ -111,6 +112,7 @@ def _of_segments(store: EventStore) -> list[Finding]:
     with store.reading() as reading:
         segments = reading.segments()
         place = Cursor(0, reading.hash_at(0) or b"")
+        index = _by_block(reading.spans())
     found = []
     for segment in segments:
         if segment.first != place.position + 1 or segment.before != place.hash:
@@ -119,15 +121,29 @@ def _of_segments(store: EventStore) -> list[Finding]:
         try:
             with store.reading() as reading:
                 blocks = reading.blocks(segment)
-            store.log.archive.prove(segment, blocks)
+            proved = _by_block(store.log.archive.prove(segment, blocks))
+            if any(index.pop(block.first, 0) != proved[block.first] for block in blocks):
+                fact = f"the log's tables do not tell where the streams of {segment.day} stand: somebody altered them"
+                found.append(Finding("segments", segment.first, fact, _RESTORE))
         except (SegmentMissing, DamagedSegment) as error:
             fact, _, remedy = str(error).partition(": ")
             found.append(Finding("segments", segment.first, fact, remedy))
         place = Cursor(segment.last, segment.after)
+    if not found and any(index.values()):
+        fact = "the log's tables tell of streams in a part of the sealed days that there is not: somebody altered them"
+        found.append(Finding("segments", min(index), fact, _RESTORE))
     if not found:
         with store.reading() as reading:
             found = [Finding("segments", it.position, _CUT_OFF.format(it.stream), _RESTORE) for it in reading.cut_off()]
     return found
+
+
+def _by_block(spans: Iterable[Span]) -> Counter[int]:
+    """What the tables tell of each block, as a number: there may be millions of spans, and they come in any order."""
+    told: Counter[int] = Counter()
+    for span in spans:
+        told[span.block] += hash(span)
+    return told
 
 
 _CUT_OFF = "the last entry of {} stands in its segment alone: this is what a kill left of a copy"

@@ -12,7 +12,7 @@ import projections
 from eventstore import EventStore, LogRecorded, MetaSet
 from eventstore.archiving import archive
 from eventstore.blobs import Blobs
-from eventstore.errors import CannotOpen, DamagedSegment
+from eventstore.errors import CannotOpen, DamagedSegment, UnreadableEntry
 from eventstore.sqlite import SQLiteLog, opening, schema, sqlite3
 from eventstore.workflow import RUN, CheckpointSaved, RunCompleted, RunQueued, RunStarted
 from tests.archived import DAYS, everything, lived
@@ -204,6 +204,52 @@ def test_what_is_packed_over_a_payload_that_left_and_came_back_can_be_read(tmp_p
     (last,) = world.runs().store.read("notes", after=11)
     assert last.event.payload == one + "as before and more"
     runs.close()
+
+
+def test_altered_tables_of_sealed_days_are_found_and_a_history_with_a_hole_is_none(tmp_path):
+    world = World(tmp_path)
+    runs = world.runs()
+    lived(world, runs)
+    whole = [*runs.store.read("run-1")]
+    runs.archive(keep_days=0)
+
+    for holes, harm in (
+        (True, "DELETE FROM segment_streams WHERE stream = 'run-1'"),
+        (True, "UPDATE segment_streams SET last = last - 1 WHERE stream = 'run-1'"),
+        (True, "UPDATE segment_streams SET first = first + 1 WHERE stream = 'run-1'"),
+        (True, "UPDATE segment_streams SET stream = 'run-x' WHERE stream = 'run-1'"),
+        (False, "UPDATE segment_streams SET types = '[]' WHERE stream = 'notes'"),
+        (False, "INSERT INTO segment_streams VALUES ('run-x', 1, 1, 2, NULL)"),
+        (False, "UPDATE segments SET types = '{}'"),
+    ):
+        with _altered(runs, harm):
+            assert not runs.verify().ok, harm
+            if holes:
+                with pytest.raises(UnreadableEntry, match=r"of run-1.*neither in the log nor where"):
+                    [*runs.store.read("run-1")]
+    assert runs.verify().ok
+    assert [*runs.store.read("run-1")] == whole
+    runs.close()
+
+
+@contextlib.contextmanager
+def _altered(runs, harm):
+    """The log's tables after somebody was at them, for the time of a block."""
+    tables = ("segments", "segment_streams")
+
+    def alter(writing):
+        kept = {table: writing.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        writing.execute(harm)
+        return kept
+
+    def mend(writing):
+        for table, rows in kept.items():
+            writing.execute(f"DELETE FROM {table}")
+            writing.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+
+    kept = runs.store.write(alter)
+    yield
+    runs.store.write(mend)
 
 
 # --- large days ---------------------------------------------------------------------------------------------------

@@ -425,7 +425,7 @@ def test_an_entry_that_comes_into_the_day_while_it_is_written_is_sealed_with_it(
             now, world.microseconds = world.microseconds, world.microseconds - 2 * DAY
             late.extend(daemon.store.append("late", LINE))
             world.microseconds = now
-        prove(*given)
+        return prove(*given)
 
     world.jumps(days=1)
     archive.prove = proving

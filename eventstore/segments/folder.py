@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from eventstore.errors import ArchiveBusy, CannotOpen, DamagedSegment, SegmentMissing
 from eventstore.integrity import chain
 from eventstore.limits import MAX_BYTES
-from eventstore.log import Block, Entry, Segment
+from eventstore.log import Block, Entry, Segment, Span
 from eventstore.segments.lines import closing_line, day_of, entry_of
-from eventstore.segments.writing import BLOCK_BYTES, COMPRESSED_BLOCK_BYTES, Sealed, SegmentWriter
+from eventstore.segments.writing import BLOCK_BYTES, COMPRESSED_BLOCK_BYTES, Index, Sealed, SegmentWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,15 +118,18 @@ class Archive:
             self._replace(file, same=kept == closing_line(self._log_id, sealed.segment))
         return sealed
 
-    def prove(self, segment: Segment, blocks: Sequence[Block]) -> None:
+    def prove(self, segment: Segment, blocks: Sequence[Block]) -> Sequence[Span]:
         """Read a segment from the disk and prove all of it: every line, its chain, its digest, its closing line.
+
+        Returns:
+            Which versions of which streams stand where in it, as the log's tables have to tell.
 
         Raises:
             SegmentMissing, DamagedSegment: nothing was changed.
         """
         self._forget()
         hashed, whole = segment.before, sha256()
-        position, offset = segment.first, 0
+        position, offset, index = segment.first, 0, Index()
         for block in blocks:
             if block.first != position or block.offset != offset:
                 raise self._damaged(segment, "its index has holes: make the tables anew from the file")
@@ -137,7 +140,9 @@ class Archive:
                     raise self._damaged(segment, f"at position {position} the chain does not follow")
                 if day_of(entry.recorded_at) != segment.day:
                     raise self._damaged(segment, f"position {position} was recorded on another day")
+                index.add(entry)
                 hashed, position = entry.hash, position + 1
+            index.cut(block.first)
             whole.update(b"".join(lines))
             offset += block.size
         end = Block(0, 0, len(blocks), offset, segment.size - offset, b"")
@@ -146,6 +151,9 @@ class Archive:
             raise self._damaged(segment, "it does not hold what was recorded of it")
         if closing != closing_line(self._log_id, segment):
             raise self._damaged(segment, "its closing line is not the one that was written")
+        if index.types != dict(segment.types):
+            raise self._damaged(segment, "it holds other types than the log's tables tell of: somebody altered them")
+        return index.spans
 
     def lines(self, segment: Segment, block: Block) -> list[bytes]:
         """The lines of a block, held against its digest; those that were read before, if the file is still that one.

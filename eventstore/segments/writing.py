@@ -31,6 +31,31 @@ class Sealed:
 
 
 @define(eq=False)
+class Index:
+    """What the log's tables tell of a file, made of its entries: which stand in which block, and of which types."""
+
+    spans: list[Span] = field(factory=list)
+    types: dict[str, tuple[int, int]] = field(factory=dict)
+    """Of each type the entries, and the bytes of their payloads."""
+    _open: dict[str, tuple[int, int, set[str]]] = field(factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """One more entry of this block."""
+        count, size = self.types.get(entry.type, (0, 0))
+        self.types[entry.type] = count + 1, size + len(entry.data.encode())
+        first, _, types = self._open.get(entry.stream) or (entry.version, 0, set())
+        types.add(entry.type)
+        self._open[entry.stream] = first, entry.version, types
+
+    def cut(self, block: int) -> None:
+        """The block ends; it began at this position."""
+        for stream, (begin, end, types) in self._open.items():
+            named = tuple(sorted(types)) if len(types) <= _FEW_TYPES else None
+            self.spans.append(Span(stream, begin, end, block, named))
+        self._open = {}
+
+
+@define(eq=False)
 class SegmentWriter:
     """One file as it grows: lines become blocks, blocks become bytes."""
 
@@ -43,13 +68,11 @@ class SegmentWriter:
     stored: Callable[[bytes, int], bytes]
     """The bytes of a block as they stand in the file, by its number."""
     blocks: list[Block] = field(factory=list)
-    spans: list[Span] = field(factory=list)
-    types: dict[str, tuple[int, int]] = field(factory=dict)
+    index: Index = field(factory=Index)
     offset: int = 0
     _whole: Any = field(factory=sha256)
     _lines: list[bytes] = field(factory=list)
     _size: int = 0
-    _open: dict[str, tuple[int, int, set[str]]] = field(factory=dict)
     _last: Entry | None = None
 
     def add(self, entry: Entry) -> None:
@@ -65,11 +88,7 @@ class SegmentWriter:
         line = line_of(entry)
         self._lines.append(line)
         self._size += len(line)
-        count, size = self.types.get(entry.type, (0, 0))
-        self.types[entry.type] = count + 1, size + len(entry.data.encode())
-        first, _, types = self._open.get(entry.stream) or (entry.version, 0, set())
-        types.add(entry.type)
-        self._open[entry.stream] = first, entry.version, types
+        self.index.add(entry)
         self._last = entry
         if self._size >= self.block_bytes:
             self._cut(entry)
@@ -81,12 +100,12 @@ class SegmentWriter:
             self._cut(self._last)
         segment = Segment(
             self.day, self.blocks[0].first, self._last.position, self.before, self._last.hash, self._whole.digest(),
-            file, 0, self.types,
+            file, 0, self.index.types,
         )  # fmt: skip
         end = self.stored(closing_line(log_id, segment), len(self.blocks))
         self.put(end)
         size = self.offset + len(end)
-        return Sealed(attrs.evolve(segment, size=size), tuple(self.blocks), tuple(self.spans))
+        return Sealed(attrs.evolve(segment, size=size), tuple(self.blocks), tuple(self.index.spans))
 
     def _cut(self, last: Entry) -> None:
         lines = b"".join(self._lines)
@@ -94,10 +113,8 @@ class SegmentWriter:
         first = last.position - len(self._lines) + 1
         digest = sha256(lines).digest()
         self.blocks.append(Block(first, last.position, len(self.blocks), self.offset, len(stored), digest))
-        for stream, (begin, end, types) in self._open.items():
-            named = tuple(sorted(types)) if len(types) <= _FEW_TYPES else None
-            self.spans.append(Span(stream, begin, end, first, named))
+        self.index.cut(first)
         self._whole.update(lines)
         self.put(stored)
         self.offset += len(stored)
-        self._lines, self._size, self._open = [], 0, {}
+        self._lines, self._size = [], 0

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eventstore.errors import UnreadableEntry
 from eventstore.log import Block, Entry, Segment, Span
 from eventstore.packing import back_of
 from eventstore.segments import entry_of, glimpse_of, lines_of
@@ -117,10 +118,23 @@ class Archived:
 
     def lines_of(self, stream: str, first: int, last: int) -> Iterator[bytes]:
         """The lines of these versions of a stream, as far as they were sealed."""
+        here = first
         for begins, ends, position, _ in self._spans(stream, first, last):
             for segment, block in self.blocks(position, position):
                 lines = list(lines_of(stream, self._files.lines(segment, block)))
-                yield from lines[max(first - begins, 0) : min(last, ends) - begins + 1]
+                if not begins <= here <= ends or len(lines) != ends - begins + 1:
+                    raise self._astray(stream, here)
+                yield from lines[here - begins : min(last, ends) - begins + 1]
+                here = ends + 1
+        if here <= last and self.sealed:
+            raise self._astray(stream, here)
+
+    def _astray(self, stream: str, version: int) -> UnreadableEntry:
+        """A history with a hole in it would pass for a shorter one."""
+        sql = "SELECT position, type FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT 1"
+        behind = self._execute(sql, (stream, version)).fetchone() or (0, "an entry")
+        reason = f"version {version} of its stream is neither in the log nor where its tables say that it was sealed"
+        return UnreadableEntry(behind[0], stream, behind[1], f"{reason}: somebody altered them", "restore a backup")
 
     def entries(self, first: int, last: int) -> Iterator[Entry]:
         """The entries of these positions, as far as they were sealed."""
@@ -214,6 +228,14 @@ class Archived:
             if row is not None and (back := back_of(row[0])):
                 wanted.append(base - back)
         return needed
+
+    def spans(self) -> Iterator[Span]:
+        """See `log.Reading`."""
+        rows = self._execute(
+            "SELECT stream, first, last, block, types FROM segment_streams WHERE block <= ?", (self.sealed,)
+        )
+        for stream, first, last, block, types in rows:
+            yield Span(stream, first, last, block, None if types is None else tuple(json.loads(types)))
 
     def cut_off(self) -> list[Entry]:
         """See `log.Reading`."""
@@ -316,6 +338,10 @@ class Segmented:
     def sealed_types(self, stream: str) -> tuple[int, frozenset[str]]:
         """See `log.Reading`."""
         return self.archived.types(stream)
+
+    def spans(self) -> Iterator[Span]:
+        """See `log.Reading`."""
+        return self.archived.spans()
 
     def cut_off(self) -> Sequence[Entry]:
         """See `log.Reading`."""
