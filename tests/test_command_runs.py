@@ -140,7 +140,7 @@ def test_a_tree_that_is_too_large_or_not_there_is_refused(traced):
 
 
 def test_show_tells_open_calls_and_the_whole_of_an_open_question(live):
-    assert "open call t1 of bash" in runfold("show", live, "run-2").stdout
+    assert re.search(r"^open call t1 of bash, since \S+ \S+ UTC$", runfold("show", live, "run-2").stdout, re.MULTILINE)
     said = runfold("show", live, "run-1").stdout
     assert "run-1 c1: may it call ship?\n  asked" in said
     assert '    "env": "prod",\n' in said

@@ -279,7 +279,7 @@ def _output(runs: Runs, row: RunRow, *, full: bool) -> str:
 def _open(runs: Runs, run: str) -> None:
     for call in (call for call in runs.calls(run) if call.open):
         output.say(f"\nopen call {output.clean(call.call_id)} of {output.clean(call.tool)}, "
-                   f"since {output.moment(call.called_at)}", style="bold")  # fmt: skip
+                   f"since {output.moment(call.called_at)} UTC", style="bold")  # fmt: skip
     for question in runs.confirmations.each(run_id=run, decision=None, order="position"):
         output.say()
         open_text(question, output.now())
