@@ -9,21 +9,23 @@ after the day, and the log's time never goes back: so no entry can ever come int
 than `keep_days` and its run has ended; of streams that are no run, by age alone. The last entry of each stream stays.
 A run that may go on keeps all of its history.
 
-Killed anywhere and run again, the result is the same: a file that was not recorded means nothing and is written anew, a
-day that was recorded is never written again, and of what was to be released the rest is. Reading sees segments and
-log as one all the while.
+Killed anywhere and run again, the result is the same: a file that was not recorded means nothing and is written anew
+(or taken away, where the day was sealed under its other name, compressed or not, and all of it stands there), a day
+that was recorded is never written again, and of what was to be released the rest is. Reading sees segments and log as
+one all the while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
 
-from eventstore.errors import CannotOpen, InvalidArgument, Refused, UnreadableEntry
+from eventstore.errors import CannotOpen, DamagedSegment, InvalidArgument, Refused, SegmentMissing, UnreadableEntry
 from eventstore.limits import PAGE, PAGE_BYTES
 from eventstore.notes import NOTES, LogRecorded
 from eventstore.payloads import from_iso, to_microseconds
@@ -235,6 +237,8 @@ class _Run:
                 break
             sealed.append(segment)
             before = segment.after
+        if not self._dry:
+            self._sweep([*segments, *sealed])
         entries, size, streams = self._release([*segments, *sealed])
         return Archiving(self._dry, tuple(sealed), entries, size, streams, len(days) - len(sealed))
 
@@ -331,6 +335,20 @@ class _Run:
 
         return self.store.write(job)
 
+    def _sweep(self, segments: list[Segment]) -> None:
+        """Take away what killed runs left under a day's other name, if all of it stands, proved, in its own file."""
+        for segment, file in self.folder.spare(segments):
+            with suppress(SegmentMissing, DamagedSegment):  # or it may be the last of that day
+                self._prove(segment)
+                self.folder.files.remove(self.folder.path(file))
+
+    def _prove(self, segment: Segment) -> None:
+        if segment.day not in self._proved:
+            with self.store.reading() as reading:
+                blocks = reading.blocks(segment)
+            self.folder.prove(segment, blocks)
+            self._proved.add(segment.day)
+
     # --- releasing ----------------------------------------------------------------------------------------------
 
     def _release(self, segments: list[Segment]) -> tuple[int, int, int]:
@@ -350,11 +368,8 @@ class _Run:
             for until in range(segment.last, segment.first - 1, -_WINDOW):
                 after = max(until - _WINDOW, segment.first - 1)
                 going = self._going(after, until)
-                if going and segment.day not in self._proved:
-                    with self.store.reading() as reading:
-                        blocks = reading.blocks(segment)
-                    self.folder.prove(segment, blocks)
-                    self._proved.add(segment.day)
+                if going:
+                    self._prove(segment)
                 while going:
                     for stream, number, taken in self.store.write(partial(self._let_go, going, after, until)):
                         entries, size = entries + number, size + taken

@@ -19,6 +19,7 @@ from eventstore.errors import (
 )
 from eventstore.exchange import export_lines, import_lines
 from eventstore.memory import MemoryLog
+from eventstore.segments import day_of
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
 from projections.workflow_runs import WORKFLOW_RUNS
 from tests.archived import DAYS, ENDED, GOING, Killed, StepFiles, Steps, everything, lived
@@ -483,6 +484,34 @@ def test_a_file_that_nobody_recorded_is_replaced_if_it_is_the_same_and_put_aside
     assert names == [f"{DAYS[0]}.jsonl", f"{DAYS[0]}.jsonl.aside-1", *(f"{day}.jsonl" for day in DAYS[1:])]
     archive.write(before, first)  # as a run that is killed before it records
     assert archive.files.names(path_of(daemon, "x").parent) == names
+    assert daemon.verify().ok
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["plain was left", "compressed was left"])
+def test_what_a_killed_run_left_under_a_days_other_name_is_taken_away_once_the_day_is_proved(daemon, left):
+    archive = daemon.store.log.archive
+    with daemon.store.reading() as reading:
+        first = [entry for entry in reading.read_all(after=0, limit=999) if day_of(entry.recorded_at) == DAYS[0]]
+        before = reading.hash_at(0)
+    logs = archive.path("x").parent
+    archive.files.folder(logs)
+    file = archive.write(before, first, compress=left).segment.file  # as a run that is killed before it records
+    spare = archive.files.read(archive.path(file))
+    archive.files.put(archive.path(DAYS[1] + file[10:]), spare)  # another day's: no run of ours left that
+    archive.files.put(archive.path(f"{DAYS[2]}{file[10:]}"), b"somebody's own\n")
+    others = [name for name in archive.files.names(logs) if name != file]
+    daemon.archive(compress=not left)
+
+    sealed = [segment.file for segment in daemon.segments()]
+    assert archive.files.names(logs) == sorted([*others, *sealed])
+    archive.files.put(archive.path(file), spare)
+    sound = archive.files.read(archive.path(sealed[0]))
+    archive.files.put(archive.path(sealed[0]), sound[:-1])
+    daemon.archive()
+    assert file in archive.files.names(logs)  # the last of that day
+    archive.files.put(archive.path(sealed[0]), sound)
+    daemon.archive()
+    assert archive.files.names(logs) == sorted([*others, *sealed])
     assert daemon.verify().ok
 
 

@@ -155,6 +155,17 @@ class Archive:
             raise self._damaged(segment, "it holds other types than the log's tables tell of: somebody altered them")
         return index.spans
 
+    def spare(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, str]]:
+        """Files that hold just what a segment does, under the other names of its day: nobody recorded them.
+
+        A run that was killed before it recorded a day leaves one, if the next seals that day compressed, or no longer.
+        """
+        sealed = {segment.day: segment for segment in segments}
+        for file in self.files.names(self._logs):
+            segment = sealed.get(file[: len("2026-11-20")])
+            if segment and file != segment.file and _NAME.fullmatch(file) and self._is_alike(file, segment):
+                yield segment, file
+
     def lines(self, segment: Segment, block: Block) -> list[bytes]:
         """The lines of a block, held against its digest; those that were read before, if the file is still that one.
 
@@ -210,6 +221,17 @@ class Archive:
             for line in self.scan(file):  # noqa: B007 - the last one is what is looked for
                 pass
         return line
+
+    def _is_alike(self, file: str, segment: Segment) -> bool:
+        """Whether a file has the lines of a segment, the closing one too, and no others."""
+        whole, last = sha256(), b""
+        try:
+            for line in self.scan(file):
+                whole.update(last)
+                last = line
+        except (ValueError, OSError):
+            return False
+        return whole.digest() == segment.digest and last == closing_line(self._log_id, segment)
 
     def scan(self, file: str) -> Iterator[bytes]:
         """All lines of a file, the closing one too, without looking at what is recorded of it.
