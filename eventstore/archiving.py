@@ -382,13 +382,16 @@ class _Run:
             return 0, 0, 0
         with self.store.reading() as reading:
             streams = reading.releasable(after=0, until=old[-1].last)
-        found = []
+        entries = size = left = 0
         for stream in streams:
-            if (spared := self._judged(stream)) is not None:
-                with self.store.reading() as reading:
-                    found.append(reading.leaving(stream, after=0, until=old[-1].last, spared=spared, limit=_ALL))
-        sizes = [size for of_stream in found for _, size in of_stream]
-        return len(sizes), sum(sizes), sum(1 for of_stream in found if of_stream)
+            if (spared := self._judge(stream)) is None:
+                continue
+            before = entries
+            with self.store.reading() as reading:
+                for _, taken in reading.leaving(stream, after=0, until=old[-1].last, spared=spared, limit=_ALL):
+                    entries, size = entries + 1, size + taken
+            left += entries > before
+        return entries, size, left
 
     def _going(self, after: int, until: int) -> dict[str, int]:
         """The streams that may let go of entries between these positions, and up to which version they keep them."""
@@ -415,7 +418,8 @@ class _Run:
             return None
         machine = _ruled_by(view)
         if machine is None:
-            self._notes[stream] = view
+            if not self._dry:
+                self._notes[stream] = view
             return SPARED
         return 0 if view.state.phase in machine.final else None
 
@@ -428,7 +432,7 @@ class _Run:
                 self._spared[stream] = None
                 del going[stream]
                 continue
-            leaving = writing.leaving(stream, after=after, until=until, spared=spared, limit=room)
+            leaving = [*writing.leaving(stream, after=after, until=until, spared=spared, limit=room)]
             going_now = []
             for position, taken in leaving:
                 going_now.append(position)

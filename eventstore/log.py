@@ -292,8 +292,8 @@ class Reading(Protocol):
     def releasable(self, *, after: int, until: int) -> Sequence[str]:
         """The streams of which the log itself holds entries, beside their last one, between these positions."""
 
-    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Sequence[tuple[int, int]]:
-        """Which entries of a stream may leave the log: position and bytes that it takes, the last one first.
+    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Iterable[tuple[int, int]]:
+        """Which entries of a stream may leave the log: position and its bytes, one by one, the last one first.
 
         Those between these positions and beyond the version `spared`, at most `limit`. Never the stream's last one, so
         that versions and existence never need the archive, and none that a staying one's payload is packed over: so

@@ -10,8 +10,9 @@ import os
 import threading
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -250,12 +251,12 @@ class MemoryTransaction:
         here = (self.root.entries.get(position) for position in range(after + 1, until + 1))
         return [*dict.fromkeys(entry.stream for entry in here if entry and entry.version < self.version(entry.stream))]
 
-    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Sequence[tuple[int, int]]:
+    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Iterable[tuple[int, int]]:
         """See `log.Reading`."""
         versions = range(self.version(stream) - 1, spared, -1)
         here = (self.root.entries.get(self.root.places[stream, version]) for version in versions)
         found = ((it.position, len(it.data.encode())) for it in here if it and after < it.position <= until)
-        return [pair for _, pair in zip(range(limit), found, strict=False)]
+        return islice(found, limit)
 
     def index(self, blocks: Sequence[Block], spans: Sequence[Span]) -> None:
         """See `log.Writing`."""

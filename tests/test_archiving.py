@@ -1,6 +1,7 @@
 """Old days leave the log for files, and nothing that can be read changes by it."""
 
 import shutil
+import tracemalloc
 
 import orjson
 import pytest
@@ -205,6 +206,17 @@ def test_sealing_is_told_in_the_log(daemon):
     (note,) = [entry for entry in daemon.logs.each() if entry.kind == "segment-sealed"]
     assert (note.stream, note.source, note.ref) == ("runfold", "runfold", DAYS[0])
     assert note.payload["file"] == f"{DAYS[0]}.jsonl"
+
+
+def test_what_may_leave_is_told_one_by_one_in_bounded_memory(runs):
+    runs.store.append("notes", *(LogRecorded("app", "line", None, number) for number in range(4_000)))
+
+    with runs.store.reading() as reading:
+        tracemalloc.start()
+        leaving = reading.leaving("notes", after=0, until=4_000, spared=8, limit=3_990)
+        assert sum(1 for _ in leaving) == 3_990
+        assert tracemalloc.get_traced_memory()[1] < 50_000
+        tracemalloc.stop()
 
 
 def test_max_days_seals_the_oldest_and_says_how_many_are_left(daemon):

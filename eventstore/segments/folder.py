@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,8 @@ class Archive:
         with nullcontext() if dry else self.files.writing(path) as output:
             put = (lambda _: None) if output is None else output.write
             size = COMPRESSED_BLOCK_BYTES if compress else BLOCK_BYTES
-            writer = SegmentWriter(day, before, size, put, lambda lines, number: self._stored(file, lines, number))
+            stored = partial(self._stored, file)
+            writer = SegmentWriter(day, before, size, put, stored, indexed=not dry)
             writer.add(first)
             for entry in entries:
                 writer.add(entry)

@@ -67,6 +67,8 @@ class SegmentWriter:
     """Where the file's bytes go."""
     stored: Callable[[bytes, int], bytes]
     """The bytes of a block as they stand in the file, by its number."""
+    indexed: bool = True
+    """Whether the spans are wanted: of a day of many streams there may be as many as entries."""
     blocks: list[Block] = field(factory=list)
     index: Index = field(factory=Index)
     offset: int = 0
@@ -114,6 +116,8 @@ class SegmentWriter:
         digest = sha256(lines).digest()
         self.blocks.append(Block(first, last.position, len(self.blocks), self.offset, len(stored), digest))
         self.index.cut(first)
+        if not self.indexed:
+            self.index.spans.clear()
         self._whole.update(lines)
         self.put(stored)
         self.offset += len(stored)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from eventstore.errors import UnreadableEntry
@@ -184,7 +185,7 @@ class Archived:
         )
         return [stream for (stream,) in self._execute(sql, (after, until))]
 
-    def leaving(self, stream: str, after: int, until: int, spared: int, limit: int) -> list[tuple[int, int]]:
+    def leaving(self, stream: str, after: int, until: int, spared: int, limit: int) -> Iterable[tuple[int, int]]:
         """See `log.Reading`."""
         first = self._execute(
             "SELECT version FROM events WHERE stream = ? AND position <= ? AND version < "
@@ -199,7 +200,7 @@ class Archived:
             "WHERE stream = ? AND version <= ? AND version > ? AND position > ? ORDER BY version DESC LIMIT +?",
             (stream, first[0], spared, after, limit + len(needed)),
         )
-        return [(position, size) for position, version, size in rows if version not in needed][:limit]
+        return islice(((position, size) for position, version, size in rows if version not in needed), limit)
 
     def _bases_of_those_after(self, stream: str, version: int) -> set[int]:
         """The versions, up to this one, that payloads after it are packed over, near or far."""
@@ -365,7 +366,7 @@ class Segmented:
         """See `log.Reading`."""
         return self.archived.releasable(after, until)
 
-    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Sequence[tuple[int, int]]:
+    def leaving(self, stream: str, *, after: int, until: int, spared: int, limit: int) -> Iterable[tuple[int, int]]:
         """See `log.Reading`."""
         return self.archived.leaving(stream, after, until, spared, limit)
 
