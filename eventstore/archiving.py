@@ -73,8 +73,8 @@ class Archiving:
 
 
 @frozen
-class Restored:
-    """What a restore did, or would do."""
+class RestoredDays:
+    """What `restore_days` did, or would do."""
 
     dry_run: bool
     days: tuple[str, ...]
@@ -130,7 +130,7 @@ def archive(
 
 def restore_days(
     store: EventStore, days: Iterable[str] | None = None, *, dry_run: bool = False, progress: Progress | None = None
-) -> Restored:
+) -> RestoredDays:
     """Put the entries of sealed days back into the log, where any SQLite tool can read them; the days stay sealed.
 
     Nothing needs this to be read. The next archive run releases them again, by their age.
@@ -158,7 +158,7 @@ def restore_days(
     total = sum(todo.values())
     if dry_run:
         left = _barred(store, [known[day] for day in wanted if todo[day]])
-        return Restored(dry_run=True, days=tuple(wanted), entries=total - left, left=left)
+        return RestoredDays(dry_run=True, days=tuple(wanted), entries=total - left, left=left)
     _refuse_read_only(store)
     back = 0
     with folder.held():
@@ -167,7 +167,7 @@ def restore_days(
                 back += number
                 if progress is not None:
                     progress("restore", back, total)
-    return Restored(dry_run=False, days=tuple(wanted), entries=back, left=total - back)
+    return RestoredDays(dry_run=False, days=tuple(wanted), entries=back, left=total - back)
 
 
 def _barred(store: EventStore, segments: Iterable[Segment]) -> int:

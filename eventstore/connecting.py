@@ -88,6 +88,15 @@ def open_copy(log: Log, path: Path, *, create: bool = False, read_only: bool = F
     return SQLiteLog(path, create=create, read_only=read_only, identity=log.id, **key)
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What the drivers that are loaded raise when the disk fails or is full; to be called in an `except` itself."""
+    if "eventstore.sqlite" not in sys.modules:
+        return ()
+    from eventstore.sqlite.driver import failures as known  # noqa: PLC0415 - as above
+
+    return known("OperationalError")
+
+
 def is_open(path: Path) -> bool:
     """Whether a path is of a store that this process has open: its database, what stands beside it, what is in that.
 

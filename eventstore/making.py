@@ -100,9 +100,9 @@ _MOVING = "-moving"
 """The file that says which folders are about to get their names, so that a kill between leaves nothing nameless."""
 
 
-def _mark(folder: Path) -> list[int]:
-    found = folder.lstat()
-    return [found.st_dev, found.st_ino]
+def _mark(folder: Path) -> int:
+    """By which a folder is known again, also after a reboot, which may give its disk another number."""
+    return folder.lstat().st_ino
 
 
 def _take_away_moved(folder: Path, target: Path) -> None:
@@ -113,7 +113,8 @@ def _take_away_moved(folder: Path, target: Path) -> None:
         marks = json.loads((folder / f"{target.name}{_MOVING}").read_bytes())
         for name, mark in marks.items():
             beside = target.with_name(target.name + name)
-            if name in _FOLDERS and _mark(beside) == mark:  # the very folder, and not another of that name
+            # The very folder, which was renamed within one disk, and not another of that name.
+            if name in _FOLDERS and _mark(beside) == mark and beside.lstat().st_dev == folder.lstat().st_dev:
                 shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -142,7 +142,8 @@ def restore(
         options: the backend's own.
 
     Raises:
-        RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
+        RestoreRefused: there is no backup, it does not prove, something stands there already, or the disk fails or is
+            full; nothing was made.
         InvalidArgument: a URL that names no file.
     """
     from eventstore.backups import restore as restore_log  # noqa: PLC0415 - seldom needed

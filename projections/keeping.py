@@ -46,7 +46,7 @@ class Keeping:
 
     def restore_days(
         self, days: Iterable[str] | None = None, *, dry_run: bool = False, progress: archiving.Progress | None = None
-    ) -> archiving.Restored:
+    ) -> archiving.RestoredDays:
         """Put the entries of sealed days (all unless given) back into the log; see `archiving.restore_days`."""
         return archiving.restore_days(self.store, days, dry_run=dry_run, progress=progress)
 

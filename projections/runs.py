@@ -448,7 +448,8 @@ class Runs(Submitting, Keeping):
             progress: called after each page with (entries copied, entries to copy).
 
         Raises:
-            BackupRefused: it holds something else, or the log does not prove; earlier backups stand as they were.
+            BackupRefused: it holds something else, the log does not prove, or the disk fails or is full; earlier
+                backups stand as they were.
         """
         from eventstore.backups import back_up  # noqa: PLC0415 - who makes none need not wait for it
 

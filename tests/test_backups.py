@@ -12,7 +12,7 @@ from my_machine import APP
 
 import projections
 from eventstore.backups import back_up, restore
-from eventstore.errors import BackupRefused, CursorConflict, RestoreRefused
+from eventstore.errors import BackupRefused, CursorConflict, OutcomeUnknown, RestoreRefused
 from eventstore.exchange import export_lines
 from eventstore.files import OperatingSystem
 from eventstore.memory import MemoryLog
@@ -320,21 +320,52 @@ def test_a_log_whose_chain_is_broken_is_refused_and_the_backup_before_stands(run
         assert again.store.head().position in range(good.position, broken)
 
 
-def test_a_disk_that_fills_up_leaves_the_backup_before_and_the_next_one_goes_on(runs, folder, tmp_path, monkeypatch):
+FAILING = pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+        (OutcomeUnknown("log.db", None, None, "disk I/O error"), r"disk I/O error \(log.db\)"),
+    ],
+    ids=["full", "unknown"],
+)
+
+
+def failing(error):
+    def fails(_self, _job, **_options):
+        raise error
+
+    return fails
+
+
+@FAILING
+def test_a_disk_that_fills_up_leaves_the_backup_before_and_the_next_one_goes_on(
+    runs, folder, tmp_path, monkeypatch, error, words
+):
     good = runs.backup(folder)
     work(runs, 2)
     head = runs.store.head()
 
-    def full(_self, _job, **_options):
-        raise sqlite3.OperationalError("database or disk is full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(SQLiteLog, "write", full)
-        with unchanged(folder), pytest.raises(sqlite3.OperationalError):
+        patch.setattr(SQLiteLog, "write", failing(error))
+        with unchanged(folder), pytest.raises(BackupRefused, match=f"{folder}: {words}.*; mend that and try again"):
             runs.backup(folder)
     with restored(folder, tmp_path / "again.db") as again:
         assert again.store.head().position == good.position
     assert runs.backup(folder).position == head.position
+
+
+@FAILING
+def test_a_disk_that_fills_up_while_a_backup_is_restored_leaves_nothing_in_its_place(
+    runs, folder, tmp_path, monkeypatch, error, words
+):
+    runs.backup(folder)
+    (tmp_path / "place").mkdir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLiteLog, "write", failing(error))
+        with unchanged(folder), pytest.raises(RestoreRefused, match=f"{folder}: {words}.*; mend that and try again"):
+            restore(folder, tmp_path / "place" / "again.db")
+    assert [*(tmp_path / "place").iterdir()] == []
 
 
 # --- kills --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from eventstore.backups.copying import (
     hash_at,
     moment_of,
     prove,
+    told,
 )
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import open_copy
@@ -90,11 +91,12 @@ def back_up(
         progress: called after each page with (entries copied, entries to copy).
 
     Raises:
-        BackupRefused: the folder holds something else, or the log does not prove; earlier backups stand as they were.
+        BackupRefused: the folder holds something else, the log does not prove, or the disk fails or is full; earlier
+            backups stand as they were.
     """
     files = files or OperatingSystem()
     path = Path(folder)
-    with _told(path), _held(files, path) as last:
+    with told(BackupRefused, path), _held(files, path) as last:
         if last is not None and last.log != log.id:
             raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
         with suppress(OSError):
@@ -120,17 +122,6 @@ def back_up(
         bytes=grown,
         findings=findings,
     )
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """What the system says, in words that name the folder."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        reason = f"{error.strerror or error}{where}; mend that and try again"
-        raise BackupRefused(str(folder), reason) from error
 
 
 @contextmanager

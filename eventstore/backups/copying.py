@@ -10,18 +10,30 @@ takes a blob that an entry mentions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from eventstore.blobs import Blobs
-from eventstore.errors import DamagedBlob, DamagedSegment, SegmentMissing, UnreadableEntry
+from eventstore.connecting import failures
+from eventstore.errors import (
+    BackupRefused,
+    DamagedBlob,
+    DamagedSegment,
+    OutcomeUnknown,
+    RestoreRefused,
+    SegmentMissing,
+    UnreadableEntry,
+)
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
 from eventstore.log import Cursor, Entry, Log
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from eventstore.log import Segment, Writing
     from eventstore.segments import Sealed
 
@@ -31,6 +43,23 @@ _ALWAYS = 2**62
 """A time that is behind every file's."""
 _ROWS = 500
 """Entries that leave in one transaction."""
+
+
+@contextmanager
+def told(refused: type[BackupRefused | RestoreRefused], folder: Path) -> Iterator[None]:
+    """Have what the disk does not do, in the system's words or in SQLite's, be a refusal that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(str(folder), _to_mend(error.strerror or str(error), error.filename)) from error
+    except OutcomeUnknown as error:  # of the copy: nobody asks what became of it, and the next backup goes on with it
+        raise refused(str(folder), _to_mend(error.reason, error.url)) from error
+    except failures() as error:
+        raise refused(str(folder), _to_mend(str(error), "; ".join(getattr(error, "__notes__", ())))) from error
+
+
+def _to_mend(said: str, where: str | None) -> str:
+    return f"{said}{f' ({where})' if where else ''}; mend that and try again"
 
 
 class Unproved(Exception):

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from eventstore.backups.copying import Copied, Progress, Unproved, complete, copy, found_of, hash_at, moment_of, prove
+from eventstore.backups.copying import (
+    Copied,
+    Progress,
+    Unproved,
+    complete,
+    copy,
+    found_of,
+    hash_at,
+    moment_of,
+    prove,
+    told,
+)
 from eventstore.backups.manifest import DATABASE, LOCK, MANIFEST, Manifest, manifest_in
 from eventstore.connecting import BESIDE, open_copy, open_log
 from eventstore.errors import CannotOpen, LostTail, RestoreRefused
@@ -72,26 +83,23 @@ def restore(
         options: the backend's own, for the backup's database and the new one.
 
     Raises:
-        RestoreRefused: there is no backup, it does not prove, or something stands there already; nothing was made.
+        RestoreRefused: there is no backup, it does not prove, something stands there already, or the disk fails or is
+            full; nothing was made.
     """
     files = files or OperatingSystem()
     copied_to = open_copy if isinstance(new_key, EllipsisType) else partial(open_copy, key=new_key)
     source, place = Path(folder), Path(target).absolute()  # the process may change its folder meanwhile
-    try:
-        with ExitStack() as stack:
-            manifest = _manifest(files, source, stack)
-            _refuse_standing(source, Path(target))
-            written = stack.enter_context(making(place)) / place.name
-            options["files"] = files
-            stack.enter_context(_called(target, written))
-            head, copied, findings = _copied(source, manifest, written, progress, options, copied_to=copied_to)
-            if finish is not None:
-                finish(written)
-            if (why := publish(files, written, place)) is not None:
-                raise RestoreRefused(str(source), f"{why}; try again")
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise RestoreRefused(str(source), f"{error.strerror or error}{where}; mend that and try again") from error
+    with told(RestoreRefused, source), ExitStack() as stack:
+        manifest = _manifest(files, source, stack)
+        _refuse_standing(source, Path(target))
+        written = stack.enter_context(making(place)) / place.name
+        options["files"] = files
+        stack.enter_context(_called(target, written))
+        head, copied, findings = _copied(source, manifest, written, progress, options, copied_to=copied_to)
+        if finish is not None:
+            finish(written)
+        if (why := publish(files, written, place)) is not None:
+            raise RestoreRefused(str(source), f"{why}; try again")
     return Restored(
         str(target),
         manifest.log,
