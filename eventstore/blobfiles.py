@@ -132,6 +132,15 @@ class BlobFiles:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
+    def is_there(self, digest: str) -> bool:
+        """Whether a file of that name is there, which is not looked into: under the write lock it stays.
+
+        Raises:
+            InvalidArgument: it is no digest.
+        """
+        path = self._path(self.name(digest))
+        return any(self._files.stat(place) is not None for place in (path, _aside(path)))
+
     def exists(self, digest: str) -> bool:
         """Whether it can be read: all of it is looked at, so a damaged one does not exist.
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from eventstore.log import Log
 
 MIN_AGE = timedelta(days=1)
+_UNFINISHED = 3_600_000_000
+"""Microseconds since its last piece for which what is being written stays, whatever the age that was asked for."""
 FILES_SAVED = "files-saved"
 """The kind of the generic entry that lists files saved as blobs: `{"files": {path: {"blob": digest, …}}}`."""
 _HEX = re.compile(r"[0-9a-fA-F]{64,}")
@@ -241,7 +243,7 @@ class Blobs:
 
         Args:
             min_age: what was written or found standing since then stays, mentioned or not: longer than anybody takes
-                from writing a blob to appending what mentions it.
+                from writing a blob to appending what mentions it. What is not written to its end stays for an hour.
             dry_run: only tell what would go.
 
         Raises:
@@ -253,8 +255,9 @@ class Blobs:
             raise InvalidArgument("min_age", str(min_age), "must not be negative")
         if not dry_run:
             self._writable()
-        before = self._clock() - min_age // timedelta(microseconds=1)
-        collection = _Collection(self._log, self._files, before)
+        now = self._clock()
+        before = now - min_age // timedelta(microseconds=1)
+        collection = _Collection(self._log, self._files, before, min(before, now - _UNFINISHED))
         return collection.told() if dry_run else collection.go()
 
     def _writable(self) -> None:
@@ -265,12 +268,13 @@ class Blobs:
 class _Collection:
     """One run of `gc`: the files that may go, fewer and fewer of them."""
 
-    def __init__(self, log: Log, files: BlobFiles, before: int) -> None:
+    def __init__(self, log: Log, files: BlobFiles, before: int, unfinished: int) -> None:
         self._log = log
         self._files = files
         self._before = before
+        self._unfinished = unfinished
         everything = standing(files)
-        self._old = {item.path: item for item in everything if item.modified < before}
+        self._old = {item.path: item for item in everything if item.modified < self._limit(item)}
         self._young = len({item.name for item in everything if item.name and item.path not in self._old})
         self._by_name: dict[str, list[BlobFile]] = {}
         for item in self._old.values():
@@ -280,6 +284,10 @@ class _Collection:
         self._seen = 0
         while self._by_name and self._look() > _NEAR:
             pass
+
+    def _limit(self, item: BlobFile) -> int:
+        """What is older may go. A writer that is slow would else lose the file that it is writing."""
+        return self._before if item.name else self._unfinished
 
     def told(self) -> Collected:
         """What would go."""
@@ -305,7 +313,7 @@ class _Collection:
             if item.aside and item.name in self._kept:
                 self._files.bring_back(item)
         unneeded = [item for item in turn if item.name not in self._kept]
-        return [item for item in unneeded if self._files.let_go(item, self._before)]
+        return [item for item in unneeded if self._files.let_go(item, self._limit(item))]
 
     def _look(self) -> int:
         """Read what came into the log since the last look, beside writers; how many entries that were."""

@@ -443,8 +443,10 @@ class Attempt:
         Raises:
             Fenced, IllegalTransition: as for any append; the blobs may stand, and `gc` takes them away.
             InvalidArgument, OSError: there is no such folder, or it cannot be read.
+            InvalidPayload: the redactor changes the list of files; nothing was recorded.
+            MissingBlob: somebody takes the blobs away as fast as they are written; nothing was recorded.
         """
-        return self.append(filesets.gathered(self.stream.store.blobs, folder, name), key=key)[0]
+        return filesets.save(self.stream, folder, name, attempt=self.number, key=key)
 
     def publish(self, data: Any) -> None:
         """Say something to those who listen in this process (`Runs.listen`): nothing is stored, and nothing waits."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from attrs import frozen
 
-from eventstore.blobs import FILES_SAVED
+from eventstore.blobs import FILES_SAVED, listed
 from eventstore.connecting import is_open
-from eventstore.errors import InvalidArgument, MissingBlob
+from eventstore.errors import InvalidArgument, InvalidPayload, MissingBlob
 from eventstore.files import OperatingSystem
 from eventstore.notes import LogRecorded
 
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventstore.blobs import Blobs
+    from eventstore.codec import Recorded
+    from eventstore.log import Writing
     from eventstore.payloads import Json
-    from eventstore.store import Stream
+    from eventstore.store import EventStore, Stream
 
 SOURCE = "runfold"
+_TRIES = 3
+"""Times that a folder is read, where a collector takes what was just read of it."""
 
 
 @frozen
@@ -57,28 +61,75 @@ class FileSet:
     """Symlinks, what is no file, and the files of a store that was open in the process."""
 
 
-def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
-    """Keep a folder's files as blobs, and make the event that lists them.
+def save(stream: Stream[Any], folder: str | Path, name: str, *, attempt: int, key: str | None) -> Recorded:
+    """Keep a folder's files as blobs, and record which they are under a run.
+
+    No entry mentions the blobs until it is recorded, and that may be hours after the first of them was written. So it
+    is recorded only while all of them stand, under the write lock, where no collector takes any; else they are written
+    anew.
 
     Raises:
         InvalidArgument: there is no such folder, or a name in it is no text.
+        InvalidPayload: the redactor changes the list; nothing was recorded.
+        MissingBlob: collectors take the files as fast as they are read.
         OSError: a file cannot be read, or the disk takes no more.
+    """
+    for left in reversed(range(_TRIES)):
+        event, digests = gathered(stream.store.blobs, folder, name)
+        _check_list(stream.store, stream.name, event, digests)
+        try:
+            return stream.append(event, attempt=attempt, key=key, provided=_standing(stream.store, digests))[0]
+        except MissingBlob:
+            if not left:
+                raise
+    raise AssertionError  # the last try returned or raised
+
+
+def _standing(store: EventStore, digests: list[str]) -> Callable[[Writing], None]:
+    def check(_writing: Writing) -> None:
+        for digest in digests:
+            if not store.log.blobs.is_there(digest):
+                raise MissingBlob(digest)
+
+    return check
+
+
+def _check_list(store: EventStore, run_id: str, event: LogRecorded, digests: list[str]) -> None:
+    """Whether the list is recorded as it is: a digest that a redactor takes for a secret would be the file's loss.
+
+    Raises:
+        InvalidPayload: it is not.
+    """
+    (draft,) = store.gate.draft(run_id, [event])
+    if sorted(listed(draft.data)) != sorted(digests):
+        reason = f"is changed by the redactor, and is all that leads to the files; let {FILES_SAVED!r} pass there"
+        raise InvalidPayload(draft.type, "$.payload.files", reason)
+
+
+def gathered(blobs: Blobs, folder: str | Path, name: str) -> tuple[LogRecorded, list[str]]:
+    """Keep a folder's files as blobs; the event that lists them, and the digests in it.
+
+    Raises:
+        InvalidArgument, OSError: as `save` says.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
         raise InvalidArgument("folder", str(folder), "is no folder; name one whose files are to be saved")
     files = OperatingSystem()
     files.own(root)
-    listed: dict[str, Json] = {}
+    saved: dict[str, Json] = {}
     left_out: list[str] = []
-    for path, place in _walked(files, root, ""):
+    digests: list[str] = []
+    for path in _walked(files, root):
+        place = root / path
         if not path.isprintable() and not _is_text(path):
             raise InvalidArgument("folder", str(folder), f"holds the name {path!r}, which is no text; rename it")
-        if is_open(place):  # even to open it and close it again would drop SQLite's locks
+        # What is open, or no file, is not even opened and closed again: the first would drop SQLite's locks, and of a
+        # pipe it would let go of who waits at the other end.
+        if is_open(place) or (place.exists() and not place.is_file()):
             left_out.append(path)
             continue
-        # `stat` refuses a symlink; a pipe is refused where it is opened, and not waited for.
-        try:
+        try:  # both refuse a symlink, and what became something else a moment ago
             found = files.stat(place)
             source = None if found is None else files.open(place)
         except OSError:
@@ -90,10 +141,10 @@ def gathered(blobs: Blobs, folder: str | Path, name: str) -> LogRecorded:
             continue
         with source:
             counted = _Counted(source)
-            digest = blobs.write(counted)  # type: ignore[arg-type]
-        listed[path] = {"blob": digest, "size": counted.size, "executable": found.executable}
-    payload: dict[str, Json] = {"files": listed, "left_out": [*left_out]}
-    return LogRecorded(SOURCE, FILES_SAVED, name, payload)
+            digests.append(blobs.write(counted))  # type: ignore[arg-type]
+        saved[path] = {"blob": digests[-1], "size": counted.size, "executable": found.executable}
+    payload: dict[str, Json] = {"files": saved, "left_out": [*left_out]}
+    return LogRecorded(SOURCE, FILES_SAVED, name, payload), digests
 
 
 class FileSets:
@@ -200,14 +251,16 @@ def _within(path: str) -> list[str]:
     return parts
 
 
-def _walked(files: OperatingSystem, folder: Path, above: str) -> Iterator[tuple[str, Path]]:
+def _walked(files: OperatingSystem, root: Path) -> Iterator[str]:
     """Everything below a folder that is no folder, by path within it, in order; and folders of an open store."""
-    for name in files.names(folder):
-        place = folder / name
+    waiting = files.names(root)[::-1]
+    while waiting:  # no recursion: folders may lie deeper within each other than Python calls itself
+        path = waiting.pop()
+        place = root / path
         if place.is_dir() and not place.is_symlink() and not is_open(place):
-            yield from _walked(files, place, f"{above}{name}/")
+            waiting += [f"{path}/{name}" for name in reversed(files.names(place))]
         else:
-            yield above + name, place
+            yield path
 
 
 def _is_text(name: str) -> bool:

@@ -523,6 +523,18 @@ def test_what_a_killed_writer_left_goes_when_it_is_old_and_what_is_not_ours_stay
     assert kept.blobs.exists(digest)
 
 
+def test_a_slow_writer_keeps_what_it_has_written_whatever_the_age_that_is_asked_for(kept):
+    pieces = [b"one", b"two"]
+
+    class Slow:
+        def read(self, _size):
+            ages(kept.store.log, by=60_000_000)
+            assert kept.blobs.gc(min_age=timedelta(0)).bytes == 0
+            return pieces.pop(0) if pieces else b""
+
+    assert kept.blobs.read(kept.blobs.write(Slow())) == b"onetwo"
+
+
 # --- encrypted ------------------------------------------------------------------------------------------------------
 
 
@@ -564,7 +576,7 @@ def test_with_a_cipher_no_file_holds_or_names_what_is_in_it():
 
 def test_what_came_while_a_collector_read_the_log_is_not_left_to_be_read_under_the_write_lock(kept, monkeypatch):
     digests = [kept.blobs.write(b"mentioned late"), kept.blobs.write(b"orphan")]
-    collection = blobs._Collection(kept.store.log, kept.store.log.blobs, 2**62)
+    collection = blobs._Collection(kept.store.log, kept.store.log.blobs, 2**62, 2**62)
     kept.store.append("notes", LogRecorded("test", "picture", ref=digests[0]))
     monkeypatch.setattr(blobs, "_read", lambda *_: pytest.fail("it was read under the lock"))
 

@@ -1,14 +1,18 @@
 """Files that a run saves come back as they were, and never anywhere else."""
 
 import asyncio
+import json
 import os
+import re
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 import projections
-from eventstore.errors import Fenced, InvalidArgument, MissingBlob, RunNotFound
+from eventstore.errors import Fenced, InvalidArgument, InvalidPayload, MissingBlob, RunNotFound
 from eventstore.notes import LogRecorded
 from eventstore.workflow import CheckpointSaved, RunCancelled
 from projections.filesets import SavedFile
@@ -308,3 +312,104 @@ def test_files_of_another_store_that_is_open_in_this_process_are_neither_saved_n
         theirs.close()
         attempt.save_files(work, "later")
         assert "other.db" in runs.files.of("run-1", name="later")[0].files
+
+
+# --- a collector beside it, a redactor before it ----------------------------------------------------------------------
+
+
+class Collecting:
+    """Collects what no entry mentions, whatever its age, before the next writes of a log."""
+
+    def __init__(self, runs, times):
+        self.runs, self.times, self.write = runs, times, runs.store.log.write
+
+    def __call__(self, job, *, shared=False):
+        if self.times:
+            self.times -= 1
+            ages(self.runs.store.log)
+            self.runs.store.log.write = self.write
+            self.runs.blobs.gc(min_age=timedelta(0))
+            self.runs.store.log.write = self
+        return self.write(job, shared=shared)
+
+
+def test_a_set_is_recorded_only_while_all_of_its_files_stand(runs, work, tmp_path, monkeypatch):
+    attempt = begun(runs)
+    monkeypatch.setattr(runs.store.log, "write", Collecting(runs, 2))
+    attempt.save_files(work)
+    runs.blobs.gc(min_age=timedelta(0))
+
+    runs.files.restore("run-1", tmp_path / "back")
+    assert content(tmp_path / "back") == content(work)
+    assert len(runs.files.of("run-1")) == 1
+
+
+def test_a_set_whose_files_are_taken_again_and_again_is_not_recorded(runs, work, monkeypatch):
+    attempt = begun(runs)
+    before = runs.store.head()
+    monkeypatch.setattr(runs.store.log, "write", Collecting(runs, 9))
+
+    with pytest.raises(MissingBlob):
+        attempt.save_files(work)
+    assert runs.store.head() == before
+
+
+@pytest.mark.parametrize("secret", [r"[0-9a-f]{64}", r"[a-z]+[.](txt|sh)"])
+def test_a_redactor_that_changes_which_files_a_set_names_is_refused(work, secret):
+    def redactor(_kind, fields):
+        return json.loads(re.sub(secret, "[secret]", json.dumps(fields)))
+
+    with projections.connect("memory:", app=projections.App(redactor=redactor)) as runs:
+        attempt = begun(runs)
+        before = runs.store.head()
+
+        with pytest.raises(InvalidPayload, match="changed by the redactor"):
+            attempt.save_files(work)
+        assert runs.store.head() == before
+
+
+# --- names, and how deep ----------------------------------------------------------------------------------------------
+
+
+@POSIX
+def test_names_as_long_as_a_folder_takes_and_odd_ones_come_back(runs, work, tmp_path):
+    odd = ("two\nlines", "e\N{COMBINING ACUTE ACCENT}", "\N{LATIN SMALL LETTER E WITH ACUTE}", "...", " ", "a\\b")
+    for name in ("a" * 255, "\N{GRINNING FACE}" * 63, *odd):
+        (work / name).write_text(name)
+    begun(runs).save_files(work)
+    runs.files.restore("run-1", tmp_path / "back")
+
+    assert content(tmp_path / "back") == content(work)
+
+
+@POSIX
+def test_folders_may_lie_deeper_than_python_calls_itself(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1_010):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("f").write_text("deep")
+    os.chdir(tmp_path)
+    try:
+        begun(runs).save_files("d")
+    finally:
+        subprocess.run(["rm", "-r", "d"], check=True)  # as pytest could not
+
+    assert [*runs.files.of("run-1")[0].files] == ["d/" * 1_009 + "f"]
+
+
+@POSIX
+def test_who_waits_at_a_pipe_is_not_let_go_by_a_save(runs, work, monkeypatch):
+    os.mkfifo(work / "pipe")
+    opened = []
+    actual = os.open
+
+    def watched(path, *arguments, **options):
+        opened.append(Path(path).name)
+        return actual(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", watched)
+    begun(runs).save_files(work)
+
+    assert runs.files.of("run-1")[0].left_out == ("pipe",)
+    assert ("a.txt" in opened, "pipe" in opened) == (True, False)

@@ -18,6 +18,9 @@ if sys.platform != "win32":
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _READ = os.O_RDONLY | _NO_LINK | getattr(os, "O_NONBLOCK", 0)  # or opening a pipe in a file's place would never return
+_LONG, _SHORT = 64, 16
+"""Bytes of a file's name, and how many characters of a longer one its temporary name takes: with the ending it would be
+too long for the folder. Blobs, which a collector tells by their digits, have shorter ones."""
 
 
 class _Descriptor:
@@ -131,7 +134,8 @@ class OperatingSystem:
         """See `Files`."""
         self._refuse_links(path)
         # A name that nobody else has: two may write the same file at once, in containers where they are the same pid.
-        temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
+        stem = path.name if len(path.name.encode(errors="surrogateescape")) <= _LONG else path.name[:_SHORT]
+        temporary = path.with_name(f"{stem}.{os.urandom(8).hex()}.tmp")
         mode = FOLDER_MODE if executable else FILE_MODE
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, mode)
         try:

@@ -80,8 +80,8 @@ class Files(Protocol):
     def writing(self, path: Path, *, executable: bool = False) -> AbstractContextManager[Writer]:
         """Make or replace a file whole, as `put` does, of pieces: it stands, durable, when the block was left.
 
-        An exception in the block leaves what was there. Until then the pieces are in a file beside it, `NAME.*.tmp`,
-        which only a kill leaves behind.
+        An exception in the block leaves what was there. Until then the pieces are in a file beside it, `NAME.*.tmp`
+        (the beginning of a long name), which only a kill leaves behind.
         """
 
     def touch(self, path: Path) -> bool:

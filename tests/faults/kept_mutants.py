@@ -128,7 +128,7 @@ def releases_the_last_entry_of_a_stream():
 def collects_the_young():
     """What was written a moment ago goes as well as what is old."""
     honest = _Collection.__init__
-    with instead(_Collection, "__init__", lambda self, log, files, _before: honest(self, log, files, 2**62)):
+    with instead(_Collection, "__init__", lambda self, log, files, *_ages: honest(self, log, files, 2**62, 2**62)):
         yield
 
 
