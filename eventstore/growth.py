@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from eventstore.payloads import from_microseconds
+
 if TYPE_CHECKING:
-    from eventstore.log import Log
+    from eventstore.log import Log, Reading
 
 PAGE = 5_000
 """Positions that are weighed in one snapshot."""
@@ -47,7 +49,8 @@ class Weights:
     """The last ones that have entries, in order."""
     entries_a_day: float
     bytes_a_day: float
-    """On average over the days that were asked for, or since the first entry; days without entries count."""
+    """On average over the days that were asked for, or since the first entry; days without entries count, and those do
+    not of which entries left for a segment."""
     old: Share
     """Of what was recorded before a day, named here: what archiving would let go, about."""
     exact: bool
@@ -69,7 +72,7 @@ def weigh(
 
     Args:
         log: the backend.
-        today: a moment of the last day that counts.
+        today: a moment of the last day that counts, or of one before the log's last entry, whose day that is then.
         largest: how many streams are named.
         days: how many days are named and make the average.
         keep_days: what is recorded before so many days before today is old.
@@ -80,10 +83,13 @@ def weigh(
     streams, types, by_day = _Sums(), _Sums(), dict[int, tuple[int, int]]()
     first: int | None = None
     entries = size = position = 0
-    last = (today.astimezone(UTC).date() - _EPOCH).days
     old = old_bytes = 0
     with log.reading() as reading:
-        head = reading.head().position
+        end = reading.head()
+        released = _released(reading)
+    head = end.position
+    # A clock that was ahead has taken the log with it, whose time never goes back.
+    last = max(_day(today), _day(from_microseconds(end.recorded_at)))
     while position < head:
         with log.reading() as reading:
             weights = reading.weights(after=position, limit=min(PAGE, head - position))
@@ -102,8 +108,9 @@ def weigh(
         position = min(position + PAGE, head)
         if progress is not None:
             progress(position, head)
-    span = min(days, last - (last if first is None else first) + 1)
-    lately = [sums for day, sums in by_day.items() if last - days < day <= last]
+    begun = max(last if first is None else first, min(released + 1, last))
+    span = min(days, last - begun + 1)
+    lately = [sums for day, sums in by_day.items() if last - span < day <= last]
     return Weights(
         entries,
         size,
@@ -115,6 +122,18 @@ def weigh(
         Share(_iso(last - keep_days), old, old_bytes),
         exact=streams.exact and types.exact,
     )
+
+
+def _released(reading: Reading) -> int:
+    """The last day of which entries left the log, before which it does not tell how much was written."""
+    for segment in sorted(reading.segments(), key=lambda segment: -segment.last):
+        if reading.standing(segment.first, segment.last) < segment.entries:
+            return (date.fromisoformat(segment.day) - _EPOCH).days
+    return -1
+
+
+def _day(moment: datetime) -> int:
+    return (moment.astimezone(UTC).date() - _EPOCH).days
 
 
 def _iso(day: int) -> str:

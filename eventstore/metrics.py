@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
-from eventstore.errors import InvalidArgument, Refused
+from eventstore.errors import ForkedStore, InvalidArgument, Refused
 from eventstore.watching import Instrument, Watch
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ class _Source:
                 (value, self._watching.attributes(instrument, attribute))
                 for value, attribute in self._gauges.values(instrument)
             ]
+        except ForkedStore:  # the exporter lives on in a child process, where this store is nobody's
+            return []
         except Exception:  # noqa: BLE001 - whatever it is, it is the exporter's thread that asks
             self._watching.failed(instrument)
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from attrs import frozen
 
 from eventstore.archiving import KEEP_DAYS
 from eventstore.blobs import standing
-from eventstore.errors import InvalidArgument
+from eventstore.errors import DamagedSegment, InvalidArgument, SegmentMissing, UnreadableEntry
 from eventstore.growth import Weights, amount, weigh
 from eventstore.limits import check_count
 from eventstore.workflow import RUN, TRANSITIONS, RunDescribed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from eventstore.store import EventStore
 
 MOST = 10_000
-"""Streams and days that may be asked for."""
+"""Streams and days that may be asked for, and days that may be kept."""
 _LARGE = 64 * 1024 * 1024
 """Bytes of a WAL, or of free pages, that are worth a word."""
 _MUCH, _SOME = 0.25, 0.05
@@ -46,7 +47,7 @@ class Storage:
     blobs: int
     """The files of blobs."""
     unmentioned: int
-    """Of these, what no event mentions and is a day old."""
+    """Of these, what no event mentions and is a day old; 0 where an event cannot be read, since nobody knows then."""
 
 
 @frozen
@@ -90,10 +91,9 @@ def growth(
     Raises:
         InvalidArgument: a number that cannot be.
     """
-    for name, number in (("largest", largest), ("days", days)):
-        if check_count(name, number, least=1) > MOST:
+    for name, number, least in (("largest", largest, 1), ("days", days, 1), ("keep_days", keep_days, 0)):
+        if check_count(name, number, least=least) > MOST:
             raise InvalidArgument(name, number, f"must be at most {MOST:,}")
-    check_count("keep_days", keep_days)
     weights = weigh(
         store.log,
         today=now,
@@ -115,7 +115,9 @@ def _storage(store: EventStore) -> Storage | None:
     with store.reading() as reading:
         segments = sum(segment.size for segment in reading.segments())
     blobs = sum(item.size for item in standing(store.log.blobs))
-    unmentioned = store.blobs.gc(dry_run=True).bytes if blobs else 0
+    unmentioned = 0
+    with suppress(UnreadableEntry, SegmentMissing, DamagedSegment):  # the log is weighed all the same
+        unmentioned = store.blobs.gc(dry_run=True).bytes if blobs else 0
     return Storage(found.bytes - found.wal, found.free, found.wal, segments, blobs, unmentioned)
 
 

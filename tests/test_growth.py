@@ -18,6 +18,7 @@ from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import MessageRecorded, RunCompleted, RunStarted
 from projections.growth import Growth, Storage
 from tests.archived import lived
+from tests.blobbing import ages, noise
 from tests.commanding import asked, plain_surroundings, runfold  # noqa: F401 - a fixture
 from tests.world import Refusal, World
 
@@ -102,6 +103,18 @@ def test_days_without_entries_count_for_the_average_and_days_before_the_first_do
     assert (share.name, share.entries) == ("2026-01-01", 6)
 
 
+def test_where_a_clock_was_ahead_the_days_are_those_of_the_log(store, clock):
+    store.append("a", MetaSet("n"))
+    clock.now += timedelta(days=400)
+    store.append("a", MetaSet("n"))
+    clock.now -= timedelta(days=400)
+    store.append("a", MetaSet("n"), MetaSet("n"))
+    found = weigh(store.log, today=clock.now, days=3, keep_days=2)
+
+    assert found.entries_a_day == 1
+    assert (found.old.name, found.old.entries) == ("2027-02-03", 1)
+
+
 def test_of_very_many_streams_the_large_ones_are_kept_and_it_is_said_that_sums_are_at_least(store, clock, monkeypatch):
     monkeypatch.setattr(weighing, "KEPT", 10)
     monkeypatch.setattr(weighing, "PAGE", 7)
@@ -136,7 +149,8 @@ def test_an_empty_log_has_no_growth(store):
 
 
 @pytest.mark.parametrize(
-    "asked_for", [{"largest": 0}, {"days": 10_001}, {"days": "5"}, {"largest": True}, {"keep_days": -1}]
+    "asked_for",
+    [{"largest": 0}, {"days": 10_001}, {"days": "5"}, {"largest": True}, {"keep_days": -1}, {"keep_days": 10_001}],
 )
 def test_numbers_that_cannot_be_are_refused(asked_for):
     with projections.connect("memory:") as runs, Refusal(runs, InvalidArgument, match=next(iter(asked_for))):
@@ -213,6 +227,39 @@ def test_what_archiving_would_free_is_about_what_it_frees(backend, tmp_path):
     if backend == "sqlite":
         assert again.storage.segments == sum(segment.size for segment in done.sealed)
     world.close()
+
+
+def test_days_of_which_entries_left_do_not_make_the_log_grow_more_slowly():
+    world = World()
+    runs = world.runs()
+    for day in range(8):
+        for number in range(3):
+            runs.submit("deploy", run_id=f"run-{day}-{number}")
+            runs.cancel(f"run-{day}-{number}", by="alice")
+        world.jumps(days=1)
+    world.jumps(days=-1)
+    before = runs.growth(days=8).weights
+    runs.archive(keep_days=2)
+
+    assert before.entries_a_day == 6
+    notes = len(runs.segments())
+    assert runs.growth(days=8).weights.entries_a_day == (3 * 6 + notes) / 3
+    world.close()
+
+
+def test_a_log_with_an_entry_that_cannot_be_read_is_weighed_all_the_same(tmp_path):
+    with projections.connect(tmp_path / "agent.db") as runs:
+        runs.blobs.write(b"orphan")
+        ages(runs.store.log)
+        whole = runs.growth()
+        runs.meta.set("large", noise())
+        for item in runs.store.log.blobs.each():
+            if item.size > 100:
+                item.path.unlink()
+        found = runs.growth()
+
+    assert (whole.storage.unmentioned, found.storage.unmentioned, found.storage.blobs) == (6, 0, 6)
+    assert found.weights.entries == 1
 
 
 def test_of_runs_that_ended_all_but_the_last_entry_is_old_and_of_those_that_may_go_on_nothing():

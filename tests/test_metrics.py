@@ -336,6 +336,22 @@ def test_a_gauge_that_raises_is_told_once_and_leaves_the_others_alone(measured, 
     assert len([record for record in caplog.records if "runs.active" in record.message]) == 1
 
 
+def test_an_exporter_that_lives_on_in_a_child_process_asks_nothing_of_the_parents_store(
+    measured, tmp_path, monkeypatch, caplog
+):
+    with (
+        projections.connect(tmp_path / "agent.db", metrics=measured.provider) as runs,
+        projections.connect("memory:", metrics=measured.provider) as of_the_child,
+    ):
+        of_the_child.submit("deploy")
+        runs.submit("deploy")
+        monkeypatch.setattr(runs.store.log, "_process", -1)
+        found = measured.read()
+
+    assert found["runfold.runs.active", "queued"] == 1
+    assert caplog.records == []
+
+
 def test_a_store_that_is_opened_while_gauges_are_read_costs_none_of_them(measured, tmp_path, monkeypatch):
     class Opened(WeakSet):
         """Another thread opens a store between two of its members, once."""
