@@ -20,6 +20,7 @@ from eventstore.errors import (
     Fenced,
     IllegalTransition,
     InvalidArgument,
+    UnreadableEntry,
     Unreturned,
     Waiting,
 )
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 
 _IDLE = timedelta(seconds=1)
 """How long a run waits that was left as it was found."""
+_DAMAGED = timedelta(minutes=1)
+"""How long a run waits that came to an entry which cannot be read; somebody has to bring back what it needs."""
 _LOOK = 0.05
 """Seconds between two looks for an answer."""
 
@@ -99,6 +102,7 @@ class Attempt:
     | unfinished, KeyboardInterrupt, SystemExit, cancellation | paused for a worker, or interrupted if that was asked |
     | `Fenced` | another's: nothing is written |
     | an error of the store itself (its disk, a lock) | paused for a worker; the exception goes on |
+    | `UnreadableEntry`: an entry cannot be read, its blob is away | the same, for a minute |
     | any other exception | failed; the exception goes on |
 
     The first four and `Fenced` end the block quietly. A run that is left as it was found waits for a second. Where the
@@ -479,6 +483,8 @@ class Attempt:
         if error is None and isinstance(word, RunPaused) and self.stream.version == self._begun_at:
             # A handler that forgets its ending would else be given the run again at once, for ever: 200 times a second.
             word = changed(word, until=self._system.now() + _IDLE, reason="left without having done anything")
+        if isinstance(error, UnreadableEntry) and isinstance(word, RunPaused):
+            word = changed(word, until=self._system.now() + _DAMAGED)
         try:
             self.append(word)
         except (Fenced, IllegalTransition):

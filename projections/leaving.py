@@ -13,6 +13,7 @@ from eventstore.errors import (
     LostTail,
     OutcomeUnknown,
     StoreClosed,
+    UnreadableEntry,
     Unreturned,
     Waiting,
 )
@@ -31,6 +32,8 @@ def is_of(store: EventStore, error: BaseException | None) -> bool:
     match error:
         case StoreClosed():
             return store.closed
+        case UnreadableEntry():  # a blob that is gone may come back: no run is to have failed since a folder was away
+            return True
         case CannotOpen() | DatabaseBusy() | ForkedStore() | LostTail() | OutcomeUnknown():
             return error.url == store.log.url
     return any(store.log.url in note for note in getattr(error, "__notes__", ()))

@@ -15,6 +15,7 @@ from eventstore.errors import (
     InvalidArgument,
     NotApproved,
     QuestionOpen,
+    UnreadableEntry,
     Unreturned,
     Waiting,
     WorkerClosed,
@@ -30,6 +31,7 @@ from eventstore.workflow import (
     ToolCalled,
     ToolReturned,
 )
+from tests.world import forge
 
 
 @pytest.fixture
@@ -128,6 +130,19 @@ def test_any_other_exception_fails_the_run_and_goes_on_upward(attempt, runs):
 
     assert row(runs).phase == "failed"
     assert row(runs).error == {"tag": "ZeroDivisionError", "message": "division by zero"}
+
+
+def test_an_entry_that_cannot_be_read_parks_the_run_until_it_can_be(world, worker, attempt, runs, monkeypatch):
+    attempt.append(CheckpointSaved(1, "state"))
+    forge(runs.store.log, ("FromElsewhere", "{}"), stream="notes")
+    with pytest.raises(UnreadableEntry), attempt:
+        next(runs.store.read("notes")).event  # noqa: B018 - it raises
+
+    assert (row(runs).phase, row(runs).waiting_for) == ("paused", "worker")
+    assert "cannot be read" in row(runs).reason
+    assert worker.claim() is None
+    world.passes(60)
+    assert worker.claim().checkpoint == "state"
 
 
 def test_a_message_that_cannot_be_stored_fails_the_run_all_the_same(attempt, runs):
