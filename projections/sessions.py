@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import frozen
 
 from eventstore.changing import changed
-from eventstore.errors import RunNotFound
+from eventstore.errors import RunNotFound, UnreadableEntry
 from eventstore.limits import PAGE, check_limit, check_name
 from eventstore.workflow import RUN, Phase
 from projections.configuring import EVERY_TOOL, grant, withdraw
@@ -192,12 +192,22 @@ class Sessions:
         """What waits for a person or for a tool, over all runs that have not ended; the longest standing run first.
 
         It reads the streams of such runs, each as it is then.
+
+        Raises:
+            UnreadableEntry: a run cannot be read; what waits in all others was given before.
         """
+        unreadable: UnreadableEntry | None = None
         for row in self._runs.each(phase=[Phase.STARTED, Phase.PAUSED], order="position"):
             stream = self._store.stream(row.run_id, RUN)
-            state = stream.refresh().state
-            if state.unreturned or state.unanswered:
-                yield from (use for use in uses(stream.read()) if use.waits_for)
+            try:
+                state = stream.refresh().state
+                found = uses(stream.read()) if state.unreturned or state.unanswered else []
+            except UnreadableEntry as error:
+                unreadable = unreadable or error
+                continue
+            yield from (use for use in found if use.waits_for)
+        if unreadable is not None:
+            raise unreadable
 
     def folders(self, limit: int = 20, *, before: int | None = None) -> list[FolderRow]:
         """The working folders that runs named in their settings, the latest used first.

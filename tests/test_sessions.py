@@ -2,10 +2,10 @@
 
 import pytest
 
-from eventstore.errors import InvalidArgument, RunNotFound
+from eventstore.errors import InvalidArgument, RunNotFound, UnreadableEntry
 from eventstore.workflow import Continues, MessageRecorded, RunDropped, RunQueued, RunStarted
 from projections.sessions import Ancestor
-from tests.world import World
+from tests.world import World, forge
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -142,3 +142,18 @@ def test_a_session_of_no_run_is_refused(family):
             ask("nobody")
         with pytest.raises(InvalidArgument):
             ask("")
+
+
+def test_what_waits_is_listed_of_all_runs_that_can_be_read_and_then_it_is_told_which_cannot(world):
+    runs = world.runs()
+    worker = world.worker()
+    for name in ("a", "bad", "c"):
+        runs.submit("deploy", run_id=name)
+        with worker.claim() as attempt:
+            attempt.ask("c1", "ship", None)
+    forge(runs.store.log, ("FromElsewhere", "{}"), stream="bad")
+    waiting = runs.sessions.pending()
+
+    assert [next(waiting).run_id, next(waiting).run_id] == ["a", "c"]
+    with pytest.raises(UnreadableEntry, match="of bad"):
+        next(waiting)
