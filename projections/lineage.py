@@ -155,6 +155,17 @@ def latest(store: EventStore, reading: Reading, run_id: str, kind: type, *, upto
     return None
 
 
+def earliest(store: EventStore, reading: Reading, run_id: str, kind: type) -> Recorded | None:
+    """The first event of a kind in a stream; what lies behind it is not looked at."""
+    names = store.stored_names((kind,))
+    for start in range(0, reading.version(run_id), _STRETCH):
+        seen = reading.glance(after=start, limit=_STRETCH, peek={}, stream=run_id)
+        for version, name in zip(seen.versions, seen.types, strict=True):
+            if name in names:
+                return store.gate.codec.recorded(*reading.read(run_id, after=int(version) - 1, limit=1))
+    return None
+
+
 def checkpoint_before(store: EventStore, reading: Reading, run_id: str, link: Continues | None) -> Recorded | None:
     """As `inherited_checkpoint`, within a view or transaction of the caller's."""
     seen: set[str] = set()

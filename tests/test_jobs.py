@@ -219,6 +219,53 @@ def test_a_run_that_goes_on_counts_on_and_has_made_only_what_it_made_itself(runs
     assert runs.jobs.get("j").steps == 3 + 2 + 1 + 2
 
 
+@pytest.mark.parametrize("job", ["j", None], ids=["in a job", "in none"])
+def test_a_run_that_goes_on_and_numbers_its_steps_anew_has_made_all_that_it_numbers(runs, worker, job):
+    runs.submit("plan", run_id="a", job_id=job, config={"step_limit": 6})
+    perform(worker, 1, 2)
+    runs.continue_from("a", run_id="b", config={"step_limit": 6 if job else 4})
+    attempt = worker.claim()
+
+    with Refusal(runs, StepLimitReached):
+        attempt.append(*map(CheckpointSaved, (1, 2, 3, 4, 5)))
+    for step in (1, 2, 3, 4):
+        attempt.append(CheckpointSaved(step))
+    with Refusal(runs, StepLimitReached, "made 6 of at most 6" if job else "made 4 of at most 4"):
+        attempt.append(CheckpointSaved(5))
+    assert job is None or runs.jobs.get(job).steps == 6
+
+
+def test_a_run_of_no_job_that_goes_on_from_another_has_an_allowance_of_its_own(runs, worker):
+    runs.submit("plan", run_id="a", config={"step_limit": 2})
+    perform(worker, 1, 2)
+    runs.continue_from("a", run_id="b")
+    attempt = worker.claim()
+    attempt.append(CheckpointSaved(3), CheckpointSaved(4))
+
+    with Refusal(runs, StepLimitReached, "run b has made 2 of at most 2"):
+        attempt.append(CheckpointSaved(5))
+
+
+def test_a_first_checkpoint_that_was_undone_tells_nothing_of_how_a_run_counts(runs, worker):
+    runs.submit("plan", run_id="a", job_id="j", config={"step_limit": 4})
+    perform(worker, 1, 2)
+    runs.continue_from("a", run_id="b")
+    attempt = worker.claim()
+    stream = attempt.stream
+
+    def undone(writing):
+        stream.job(CheckpointSaved(1), attempt=1)(writing)
+        stream.job(CheckpointSaved(2), attempt=1, provided=attempt.provided([CheckpointSaved(2)]))(writing)
+        raise OSError("undone")
+
+    with pytest.raises(OSError, match="undone"):
+        runs.store.write(undone)
+    attempt.append(CheckpointSaved(3))
+    attempt.append(CheckpointSaved(4))
+
+    assert runs.jobs.get("j").steps == 4
+
+
 def test_a_childs_own_limit_is_its_own_and_not_the_jobs(runs, worker):
     runs.submit("plan", run_id="a", job_id="j", config={"step_limit": 100})
     parent = worker.claim()
