@@ -345,7 +345,8 @@ class _Import:
             version = entry.version
         if version is not None:
             raise ValueError(
-                f"version {version} of {stream} bears the key {draft.key!r} already; a key names one event"
+                f"version {version} of {stream} bears the key {draft.key!r} already, and a key names one event; take "
+                "it out of the line that it names no more, or restore a backup instead"
             )
 
     def _view(self, stream: str) -> tuple[Folded[Any], int | None]:

@@ -44,7 +44,8 @@ _REMEMBERED = 10_000
 Redactor = Callable[[str, dict[str, Json]], Json]
 """`(event type, fields) -> fields`: takes out of a payload, before it is written, what must not stand in a log.
 
-It must be pure: the same fields give the same fields, or a retry under a key would be refused as another content. What
+It must be pure: the same fields give the same fields, or a retry under a key would be refused as another content. It
+must leave alone what it left, since settings that stand come by again with each change that is merged into them. What
 it raises refuses the append. The fields by which a machine tells and judges events (call ids, tools, …) are not its to
 change; what a tool call or a question is bound to is the digest of what was given.
 """

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from eventstore.errors import InvalidArgument, KeyReused
+from eventstore.gate import same_json
 from eventstore.payloads import to_iso
 from eventstore.settings import auto_accept, check_settings, merged
 from eventstore.workflow import RunConfigured, RunQueued, RunState
@@ -63,14 +64,15 @@ def configure(
 
 
 def _is_change(stream: Stream[RunState], standing: Recorded, changes: Mapping[str, Json], by: str | None) -> bool:
-    """Whether this very change, made on the settings of then, is what an entry says."""
-    if standing.kind is not RunConfigured or standing.event.by != by:
+    """Whether this very change, made on the settings of then, is what an entry says; as a redactor leaves it."""
+    if standing.kind is not RunConfigured:
         return False
     configs = (item for item in stream.read(limit=standing.version - 1) if item.kind in (RunQueued, RunConfigured))
     before = None
     for item in configs:
         before = item.event.config
-    return bool(merged(before, changes) == standing.event.config)
+    (draft,) = stream.store.gate.draft(stream.name, [RunConfigured(merged(before, changes), by)])
+    return same_json(draft.data, standing.entry.data)
 
 
 def _config(stream: Stream[RunState], version: int) -> Json:

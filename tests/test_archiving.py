@@ -1,5 +1,6 @@
 """Old days leave the log for files, and nothing that can be read changes by it."""
 
+import io
 import shutil
 import tracemalloc
 
@@ -7,11 +8,12 @@ import orjson
 import pytest
 from attrs import evolve
 
-from eventstore import LogRecorded, archiving
+from eventstore import RUN, EventStore, LogRecorded, archiving
 from eventstore.errors import (
     ArchiveBusy,
     CannotOpen,
     DamagedSegment,
+    ImportRefused,
     InvalidArgument,
     KeyReused,
     RunExists,
@@ -371,6 +373,25 @@ def test_submitting_again_under_the_key_of_a_run_that_left_gives_that_run(world,
     before = head(runs)
     assert runs.submit("deploy", input={"n": 1}, key="job/7", max_queued=1) == first
     assert head(runs) == before
+
+
+def test_an_export_with_a_key_that_was_used_again_is_taken_without_it_in_the_older_line(world, runs):
+    for number in range(10):
+        runs.store.append("notes", evolve(LINE, payload=number), key=f"k{number}")
+    world.jumps(days=1)
+    runs.archive(keep_days=0)
+    runs.store.append("notes", evolve(LINE, payload="again"), key="k8")
+    *lines, last = export_lines(runs.store, ["notes"])
+    assert lines[8].replace(b',"key":"k8"', b"") != lines[8]
+
+    with EventStore(MemoryLog(), [RUN]) as other:
+        with pytest.raises(ImportRefused, match=r"line 11: version 9 .* 'k8' already, .* take it out of the line that"):
+            import_lines(other, io.BytesIO(b"".join([*lines, last])))
+        assert other.head().position == 0
+        lines[8] = lines[8].replace(b',"key":"k8"', b"")
+
+        assert import_lines(other, io.BytesIO(b"".join([*lines, last]))).events == 11
+        assert other.append("notes", evolve(LINE, payload="again"), key="k8")[0].version == 11
 
 
 # --- killed, late, and two at once --------------------------------------------------------------------------------

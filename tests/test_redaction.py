@@ -197,6 +197,20 @@ def test_a_retry_under_a_key_is_known_by_what_was_stored(runs):
         stream.append(eventstore.MetaSet("token", "other"), key="k")
 
 
+def test_a_change_of_settings_under_a_key_is_known_again_by_what_was_stored_whatever_came_since(runs):
+    runs.submit("deploy", run_id="run-1", config={"model": "a"})
+    first = runs.configure("run-1", by="alice", key="once", token=SECRET)
+    runs.configure("run-1", model="b")
+    before = everything(runs)
+
+    assert runs.configure("run-1", by="alice", key="once", token=SECRET) == first
+    for other in ({"token": "another"}, {"token": SECRET, "more": 1}, {"token": SECRET, "by": "bob"}):
+        with pytest.raises(KeyReused):
+            runs.configure("run-1", **{"by": "alice", "key": "once", **other})
+    assert everything(runs) == before
+    assert runs.settings("run-1") == {"model": "b", "token": "***"}
+
+
 def test_the_callers_own_objects_stay_as_they_are():
     def spoil(_type, fields):
         fields["input"]["token"] = "***"
