@@ -40,7 +40,7 @@ def test_a_wrong_or_missing_key_is_told_in_one_line():
         "Error: the key does not open a.db: it has another key, is no database, or is damaged; check the key, nothing "
         "was changed\n"
     )
-    assert "or it is encrypted; check its name, or open it with its key" in missing
+    assert "or it is encrypted; check its name, or open it with --key-file" in missing
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff" * 40])

@@ -39,4 +39,4 @@ def plainly(error: EventStoreError) -> str:
             f"{error.url}: the commit failed ({error.reason}) and nobody knows yet whether it stands; mend the disk "
             "and give the command again (an import with --resume): what stands is not done twice"
         )
-    return str(error)
+    return str(error).replace("open it with its key", "open it with --key-file")
