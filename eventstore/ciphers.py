@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 import os
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from eventstore.errors import CannotOpen
@@ -77,7 +78,8 @@ class AES256GCM:
     def __init__(self, key: bytes, owner: str) -> None:
         # A key of its own for each purpose, so that a name can never be mistaken for a part of a box.
         self._sealing = _derived(key, b"runfold/1 box")
-        self._naming = _derived(key, b"runfold/1 name")
+        naming = _derived(key, b"runfold/1 name").ljust(sha256().block_size, b"\0")
+        self._inner, self._outer = (sha256(bytes(byte ^ pad for byte in naming)) for pad in (0x36, 0x5C))
         self._owner = owner
 
     @cached_property
@@ -114,8 +116,11 @@ class AES256GCM:
         return hash(self._sealing)
 
     def name(self, digest: str) -> str:
-        """See `Cipher`."""
-        return hmac.digest(self._naming, digest.encode(), "sha256").hex()
+        """See `Cipher`. It is HMAC-SHA-256 (RFC 2104), whose two hashes are begun once: a collector names millions."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(digest.encode())
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:
