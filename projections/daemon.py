@@ -20,6 +20,7 @@ from eventstore.limits import check_count, check_name
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
+from projections.leaving import is_of
 from projections.metrics import settled
 from projections.recovery import Recovery, overdue, runnable, settle, take
 from projections.retention import Keeper
@@ -76,6 +77,7 @@ class Worker:
         self._max_crashes = 3
         self._active = 0
         self._unsaid: list[Callable[[], None]] = []
+        self._told: list[Callable[[], None]] = []
         self._counting = threading.Lock()
         self._stopping = False
         self._closed = threading.Event()
@@ -426,18 +428,30 @@ class Worker:
                 self._unsaid.append(unsaid)
 
     def _say_last_words(self) -> None:
-        """End or park what the store could not end or park when its block was left."""
-        while self._unsaid:
+        """End or park what the store could not end or park when its block was left.
+
+        While the store fails, that is raised. A word that cannot be said for another reason (a redactor raises at it,
+        say) waits for the next claim, and holds up no other run.
+        """
+        with self._counting:
+            unsaid, self._unsaid = self._unsaid, []
+        left = unsaid[:]
+        try:
+            for say in unsaid:
+                try:
+                    say()
+                except Exception as error:
+                    if is_of(self._store, error) and not isinstance(error, UnreadableEntry):
+                        raise
+                    if say not in self._told:
+                        self._told.append(say)
+                        _LOG.exception("a run that was left can be neither ended nor parked")
+                else:
+                    left.remove(say)
+                    self._told = [other for other in self._told if other is not say]
+        finally:
             with self._counting:
-                say = self._unsaid.pop(0) if self._unsaid else None
-            if say is None:
-                return
-            try:
-                say()
-            except BaseException:
-                with self._counting:
-                    self._unsaid.append(say)
-                raise
+                self._unsaid += left
 
     def _stream(self, run_id: str) -> Stream[RunState]:
         return self._store.stream(run_id, RUN).refresh()

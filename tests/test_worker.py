@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+import projections
 from eventstore.errors import DatabaseBusy, InvalidArgument, OutcomeUnknown, UnreadableEntry, Waiting
 from eventstore.workflow import (
     RUN,
@@ -514,6 +515,26 @@ def test_a_run_that_cannot_be_read_holds_up_no_other(world, runs, worker, state,
     if state == "queued":
         with pytest.raises(UnreadableEntry):
             worker.take("bad")
+
+
+def test_a_last_word_that_nobody_will_take_holds_up_no_other_run(caplog):
+    def redactor(kind, fields):
+        if kind == "RunFailed" and refused:
+            raise ValueError("no such word")
+        return fields
+
+    refused = True
+    with projections.connect("memory:", app=projections.App(redactor=redactor)) as runs, runs.worker("w") as worker:
+        submit(runs, "run-1", "run-2")
+        with pytest.raises(ValueError, match="no such word"), worker.claim():
+            raise LookupError
+        assert claimed(worker) == ["run-2"]
+        assert phase(runs, "run-1") == Phase.STARTED
+        refused = False
+        worker.claim()
+
+        assert phase(runs, "run-1") == Phase.FAILED
+    assert [record.message.split(" can")[0] for record in caplog.records] == ["a run that was left"]
 
 
 def read_raw(runs):
