@@ -65,10 +65,14 @@ def path_of(url: str | PathLike[str]) -> str | None:
     scheme, separator, rest = name.partition("://")
     if name == "memory:":
         return None
+    if name == ":memory:" or name.startswith("file:"):  # a file of that very name would be made
+        raise InvalidArgument("url", name, "is SQLite's own way to say it; use a path, sqlite:///path or memory:")
     if separator and scheme != "sqlite":
         raise InvalidArgument(
             "url", name, "has a scheme that Runfold does not know; use a path, sqlite:///path or memory:"
         )
+    if separator and "?" in rest:
+        raise InvalidArgument("url", name, "takes no parameters; name them as options of connect, or give a path")
     return (rest.removeprefix("/") or rest) if separator else name
 
 

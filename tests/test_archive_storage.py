@@ -16,6 +16,7 @@ from eventstore.errors import CannotOpen, DamagedSegment, UnreadableEntry
 from eventstore.sqlite import SQLiteLog, opening, schema, sqlite3
 from eventstore.workflow import RUN, CheckpointSaved, RunCompleted, RunQueued, RunStarted
 from tests.archived import DAYS, everything, lived
+from tests.blobbing import ages, noise
 from tests.world import World
 
 LINE = LogRecorded("app", "line")
@@ -250,6 +251,26 @@ def _altered(runs, harm):
     kept = runs.store.write(alter)
     yield
     runs.store.write(mend)
+
+
+def test_who_reads_while_payloads_leave_and_their_blobs_are_collected_reads_on(tmp_path):
+    world = World(tmp_path)
+    runs, other = world.runs(), world.runs()
+    runs.store.append("run-1", RunQueued("w"), RunStarted("w"))
+    runs.store.append("run-1", CheckpointSaved(1, noise()), CheckpointSaved(2, noise() + "more"), attempt=1)
+    runs.store.append("run-1", RunCompleted(), attempt=1)
+    world.jumps(days=1)
+    other.archive()
+    before = [recorded.entry for recorded in runs.store.read("run-1")]
+
+    with runs.store.reading() as view:
+        view.head()
+        assert other.archive(keep_days=0).released == 4
+        ages(other.store.log)
+        assert Blobs(other.store.log).gc().blobs == 1
+
+        assert view.read("run-1", after=0, limit=9) == before
+    runs.close()
 
 
 # --- large days ---------------------------------------------------------------------------------------------------

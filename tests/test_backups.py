@@ -223,6 +223,20 @@ def test_a_log_is_not_backed_up_over_itself(tmp_path):
     assert not (tmp_path / "backup.json").exists()
 
 
+@pytest.mark.parametrize("within", ["", "agent.db-blobs", "agent.db-archive/logs"])
+def test_a_log_that_was_opened_by_a_relative_name_knows_its_own_folders(tmp_path, monkeypatch, within):
+    name = "agent.db" if within else "log.db"
+    monkeypatch.chdir(tmp_path)
+    with projections.connect(name) as runs:
+        monkeypatch.chdir("/")
+        before = sorted(tmp_path.iterdir())
+
+        with pytest.raises(BackupRefused, match="the log itself"):
+            runs.backup(tmp_path / within)
+
+        assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_folder_that_cannot_be_written_is_told_with_its_name(runs, folder, tmp_path):
     class Broken(OperatingSystem):
         def put(self, path, data):

@@ -5,7 +5,7 @@ import pytest
 import eventstore
 import projections
 from eventstore.connecting import open_log, path_of
-from eventstore.errors import InvalidArgument
+from eventstore.errors import CannotOpen, InvalidArgument
 from eventstore.memory import MemoryLog
 
 
@@ -34,6 +34,29 @@ def test_an_option_that_the_backend_does_not_have_is_refused_and_nothing_is_made
 ])  # fmt: skip
 def test_a_url_names_a_file(url, path):
     assert path_of(url) == path
+
+
+@pytest.mark.parametrize(("url", "words"), [
+    (":memory:", "use a path, sqlite:///path or memory:"), ("file:agent.db", "SQLite's own way to say it"),
+    ("sqlite:///agent.db?mode=ro", "takes no parameters; name them as options"),
+])  # fmt: skip
+def test_what_would_make_a_file_of_an_odd_name_is_refused_and_nothing_is_made(tmp_path, monkeypatch, url, words):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidArgument, match=words):
+        open_log(url)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_to_no_file_is_refused_and_nothing_is_made(tmp_path):
+    link = tmp_path / "agent.db"
+    link.symlink_to("elsewhere.db")
+
+    with pytest.raises(CannotOpen, match="symlink that leads to no file; take it away, or name the file itself"):
+        open_log(link)
+
+    assert list(tmp_path.iterdir()) == [link]
 
 
 def test_a_scheme_that_nobody_knows_is_refused():

@@ -96,12 +96,11 @@ def back_up(
     """
     files = files or OperatingSystem()
     path = Path(folder)
+    if _is_its_own(log, path):
+        raise BackupRefused(str(path), "it is the folder of the log itself; name another")
     with told(BackupRefused, path), _held(files, path) as last:
         if last is not None and last.log != log.id:
             raise BackupRefused(str(path), f"it holds a backup of another log; {_ELSEWHERE}")
-        with suppress(OSError):
-            if (path / DATABASE).samefile(log.url):
-                raise BackupRefused(str(path), "it is the folder of the log itself; name another")
         before = _size(path)
         moment = moment_of(log)
         start = 0 if everything or last is None else last.position
@@ -194,6 +193,16 @@ def _grown(
         return copied, found_of(copied, proof, everything=everything)
 
 
+def _is_its_own(log: Log, folder: Path) -> bool:
+    """Whether a folder is that of the log itself, or one beside it; the process may be in another folder by now."""
+    place, archive = folder.resolve(), log.archive.folder.resolve()
+    if any(own in (place, *place.parents) for own in (archive, log.blobs.root.resolve())):
+        return True
+    with suppress(OSError):
+        return (place / DATABASE).samefile(archive.with_name(archive.name.removesuffix("-archive")))
+    return False
+
+
 def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> str | None:
     """Why this copy cannot be gone on with, if so."""
     begun = moment_of(written).head
@@ -214,4 +223,9 @@ def _differs(log: Log, written: Log, last: Manifest | None, until: Cursor) -> st
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of all files; whoever reads the copy meanwhile makes some beside it, and takes them away."""
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size

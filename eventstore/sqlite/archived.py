@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from eventstore.errors import UnreadableEntry
+from eventstore.errors import DamagedSegment, SegmentMissing, UnreadableEntry
 from eventstore.log import Block, Entry, Segment, Span
 from eventstore.packing import back_of
 from eventstore.segments import entry_of, glimpse_of, lines_of
@@ -347,6 +347,15 @@ class Segmented:
     def cut_off(self) -> Sequence[Entry]:
         """See `log.Reading`."""
         return self.archived.cut_off()
+
+    def sealed_entry(self, position: int) -> Entry | None:
+        """An entry as it was sealed; None if it was not, or its file cannot be read."""
+        if self._archive is None or position > self.archived.sealed:
+            return None
+        try:
+            return next(self.archived.entries(position, position), None)
+        except (SegmentMissing, DamagedSegment):
+            return None
 
     def standing(self, first: int, last: int) -> int:
         """See `log.Reading`."""

@@ -37,10 +37,12 @@ def find(path: Path, url: str, files: Files, *, create: bool, read_only: bool) -
     if not create:
         raise CannotOpen(url, "there is no such file; check the name, or make it with `runfold import`")
     try:
-        files.make(path)
+        made = files.make(path)
     except OSError as error:
         reason = f"it cannot be made ({error.strerror}); check the folder's permissions"
         raise CannotOpen(url, reason) from error
+    if not made and not path.exists():  # else another process was first
+        raise CannotOpen(url, "it is a symlink that leads to no file; take it away, or name the file itself")
 
 
 def prepare(

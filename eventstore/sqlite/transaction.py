@@ -435,6 +435,9 @@ class SQLiteTransaction(Segmented):
         try:
             return entry._replace(data=unpack(entry, data, self, self.bases))
         except DamagedForm as error:
+            # It left since this snapshot was taken, and a collector took what nobody needs: its segment holds it whole.
+            if error.blob and (whole := self.sealed_entry(entry.position)) is not None:
+                return whole
             remedy = PUT_BACK if error.blob else _RESTORE
             raise UnreadableEntry(entry.position, entry.stream, entry.type, str(error), remedy) from error
 
