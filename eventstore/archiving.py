@@ -29,7 +29,7 @@ from eventstore.errors import CannotOpen, DamagedSegment, InvalidArgument, Refus
 from eventstore.limits import PAGE, PAGE_BYTES
 from eventstore.notes import NOTES, LogRecorded
 from eventstore.payloads import from_iso, to_microseconds
-from eventstore.segments import DAY, day_of, end_of
+from eventstore.segments import ALTERED, DAY, day_of, end_of
 
 if TYPE_CHECKING:
     from eventstore.gate import Folded
@@ -252,13 +252,12 @@ class _Run:
         """
         now = self.store.gate.now(reading.head())
         past = last = _first_at(reading, now // DAY * DAY, sealed) - 1
-        while past > sealed and _is_note(*reading.at([past])):
+        while past > sealed and _is_note(_at(reading, past)):
             past -= 1
         days = []
         first = sealed + 1
         while first <= past:
-            (entry,) = reading.at([first])
-            end = min(_first_at(reading, end_of(entry.recorded_at), first) - 1, last)
+            end = min(_first_at(reading, end_of(_at(reading, first).recorded_at), first) - 1, last)
             days.append((first, end))
             first = end + 1
         return days
@@ -280,15 +279,14 @@ class _Run:
             return sealed.segment if self._record(sealed.segment) else None
         except _Late:
             with self.store.reading() as reading:
-                (entry,) = reading.at([first])
-                last = _first_at(reading, end_of(entry.recorded_at), first) - 1
+                last = _first_at(reading, end_of(_at(reading, first).recorded_at), first) - 1
             return self._seal(first, last, before, begin, max(last, end))
 
     def _entries(self, first: int, last: int, begin: int, end: int) -> Iterator[Entry]:
         after = first - 1
         while after < last:
             with self.store.reading() as reading:
-                page = reading.read_all(after=after, limit=min(PAGE, last - after))
+                page = reading.read_all(after=after, limit=min(PAGE, last - after)) or [_at(reading, after + 1)]
             yield from page
             after = page[-1].position
             self._progress("seal", after - begin + 1, end - begin + 1)
@@ -325,7 +323,7 @@ class _Run:
             head = writing.head()
             if day_of(self.store.gate.now(head)) <= segment.day:
                 return False
-            if segment.last < head.position and day_of(writing.at([segment.last + 1])[0].recorded_at) == segment.day:
+            if segment.last < head.position and day_of(_at(writing, segment.last + 1).recorded_at) == segment.day:
                 raise _Late
             _, (recorded,), _ = append(writing)
             # From here on the log's time is behind that day, whatever a clock says.
@@ -467,11 +465,22 @@ def _first_at(reading: Reading, time: int, after: int) -> int:
     low, high = after + 1, reading.head().position + 1
     while low < high:
         middle = (low + high) // 2
-        if reading.at([middle])[0].recorded_at >= time:
+        if _at(reading, middle).recorded_at >= time:
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def _at(reading: Reading, position: int) -> Entry:
+    """The entry at a position.
+
+    Raises:
+        UnreadableEntry: somebody took it out.
+    """
+    for entry in reading.at([position]):
+        return entry
+    raise UnreadableEntry(position, "a stream", "an entry", "it is missing", ALTERED)
 
 
 def _is_note(entry: Entry) -> bool:

@@ -207,6 +207,23 @@ def test_what_is_packed_over_a_payload_that_left_and_came_back_can_be_read(tmp_p
     runs.close()
 
 
+@pytest.mark.parametrize("taken", ["= 1", "= 40", "BETWEEN 30 AND 60"])
+def test_a_log_that_lacks_entries_is_not_archived_and_the_first_is_named_that_is_missed(tmp_path, taken):
+    world = World(tmp_path)
+    runs = world.runs()
+    lived(world, runs)
+    runs.store.write(lambda writing: writing.execute("DROP TRIGGER events_stay"))
+    runs.store.write(lambda writing: writing.execute(f"DELETE FROM events WHERE position {taken}"))
+    standing = query(tmp_path / "agent.db", "SELECT count(*) FROM events")
+
+    with pytest.raises(UnreadableEntry, match="`runfold verify` tells what is sound; restore a backup"):
+        runs.archive(keep_days=0)
+
+    assert runs.segments() == []
+    assert query(tmp_path / "agent.db", "SELECT count(*) FROM events") == standing
+    runs.close()
+
+
 def test_altered_tables_of_sealed_days_are_found_and_a_history_with_a_hole_is_none(tmp_path):
     world = World(tmp_path)
     runs = world.runs()

@@ -255,9 +255,10 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_name(runs, folder, tmp
 
 def test_a_folder_with_a_lock_among_other_things_is_refused_such_as_that_of_an_archive(runs, tmp_path):
     runs.archive(keep_days=0)
+    other = shutil.copytree(tmp_path / "agent.db-archive", tmp_path / "another.db-archive")
 
-    with unchanged(tmp_path / "agent.db-archive"), pytest.raises(BackupRefused, match="it holds other things"):
-        runs.backup(tmp_path / "agent.db-archive")
+    with unchanged(other), pytest.raises(BackupRefused, match="it holds other things"):
+        runs.backup(other)
 
 
 def test_what_a_cut_left_of_a_first_backup_is_gone_on_with(runs, tmp_path):

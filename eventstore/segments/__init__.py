@@ -16,6 +16,6 @@ deleted that was recorded.
 
 from eventstore.segments.folder import Archive
 from eventstore.segments.lines import DAY, day_of, end_of, entry_of, glimpse_of, lines_of
-from eventstore.segments.writing import Sealed
+from eventstore.segments.writing import ALTERED, Sealed
 
-__all__ = ["DAY", "Archive", "Sealed", "day_of", "end_of", "entry_of", "glimpse_of", "lines_of"]
+__all__ = ["ALTERED", "DAY", "Archive", "Sealed", "day_of", "end_of", "entry_of", "glimpse_of", "lines_of"]

@@ -19,6 +19,8 @@ BLOCK_BYTES = 128 * 1024
 COMPRESSED_BLOCK_BYTES = 4 * 1024 * 1024
 """The same of a compressed file: checkpoints stand whole in it, and what one repeats of another is to be found."""
 _FEW_TYPES = 2
+ALTERED = "`runfold verify` tells what is sound; restore a backup"
+"""What to do about a log to which somebody did what no program of ours does."""
 
 
 @frozen
@@ -86,7 +88,7 @@ class SegmentWriter:
         previous = self.before if self._last is None else self._last.hash
         if chain(previous, entry) != entry.hash:
             reason = "it, or an entry before it, was altered: its hash does not follow"
-            raise UnreadableEntry(entry.position, entry.stream, entry.type, reason)
+            raise UnreadableEntry(entry.position, entry.stream, entry.type, reason, ALTERED)
         line = line_of(entry)
         self._lines.append(line)
         self._size += len(line)
