@@ -443,7 +443,7 @@ class Runs(Submitting, Keeping):
         """Bring a folder up to the log as it is now, beside writers; see `eventstore.backups.back_up`.
 
         Args:
-            folder: an empty one, one that is not there yet, or one with earlier backups of this log.
+            folder: an empty one, one that is not there yet (in one that is), or one with earlier backups of this log.
             everything: prove all that the folder holds, and not only what is new.
             progress: called after each page with (entries copied, entries to copy).
 

@@ -275,6 +275,11 @@ def test_a_folder_of_other_things_or_a_file_is_refused(runs, tmp_path):
         runs.backup(tmp_path / "things")
     with pytest.raises(BackupRefused, match="it is a file"):
         runs.backup(tmp_path / "things" / "letter.txt")
+
+
+def test_a_backup_to_a_disk_that_is_not_there_is_not_made_on_another(runs, tmp_path):
+    with unchanged(tmp_path), pytest.raises(BackupRefused, match=r"the folder .*usb does not exist; make it first"):
+        runs.backup(tmp_path / "usb" / "backup")
     with pytest.raises(BackupRefused, match="it holds other things"):
         runs.backup(tmp_path)
 

@@ -84,7 +84,7 @@ def back_up(
 
     Args:
         log: open, for reading at least.
-        folder: an empty one, one that is not there yet, or one with earlier backups of this log.
+        folder: an empty one, one that is not there yet (in one that is), or one with earlier backups of this log.
         everything: read back and prove all that the folder holds, and not only what is new; damaged blobs are healed.
         files: the port for file work.
         microseconds: the clock.
@@ -138,6 +138,8 @@ def _held(files: Files, folder: Path) -> Iterator[Manifest | None]:
     ours = all(name == LOCK or name.startswith(DATABASE) for name in names)
     if not ours and not {DATABASE, MANIFEST} & {*names}:
         raise BackupRefused(str(folder), "it holds other things; name an empty folder, or one that is not there yet")
+    if not folder.absolute().parent.is_dir():  # a typing error, or a disk that is not there: not to be made on another
+        raise BackupRefused(str(folder), f"the folder {folder.parent} does not exist; make it first")
     files.folder(folder)
     try:
         with files.lock(folder / LOCK):
