@@ -163,7 +163,7 @@ def _size(log: sqlite.SQLiteLog, file: str) -> int | None:
         stat = log.archive.files.stat(log.archive.path(file))
     except OSError:  # a symlink, or no folder where one is to be
         return None
-    return None if stat is None else stat[0]
+    return None if stat is None else stat.size
 
 
 def _tables(runs: Runs) -> Iterator[Finding]:
