@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eventstore.sqlite.driver import Synchronous, connection_to
+from eventstore.sqlite.driver import Connection, Synchronous, connection_to
 
 # Typed again by hand and not the log's own: whoever changes that must not move the floor along.
 _TABLE = """
@@ -53,3 +53,8 @@ class Bare:
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
+
+
+def reader(path: Path) -> Connection:
+    """A connection that only reads, as the log's own are set."""
+    return connection_to(path, str(path), mode="ro", synchronous="FULL", timeout=60)

@@ -1,19 +1,22 @@
 """Looking: the active runs, one run, its latest checkpoint; over logs of two sizes, where it should cost the same.
 
 Decoding a row or a payload is measured apart, because it costs by what is in it: what is left is the look itself, a
-snapshot in which the cursor is held against the head, and the SELECT.
+snapshot in which the cursor is held against the head, and the SELECT. The floor is that SELECT alone: one statement of
+`sqlite3` that fetches the same, in step with the log or not.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import projections
+from eventstore.sqlite.driver import Connection
 from eventstore.workflow import Phase
 from projections.tables import query
+from tests.benchmarks.bare import reader
 from tests.benchmarks.harness import Figure, Outcome, Setting, median, ratio, take_turns
 from tests.benchmarks.logs import active_runs, log_of
 
@@ -21,6 +24,12 @@ _PAGE = 20
 _LOOKS = {"20 active runs": 50.0, "one run": 20.0, "the latest checkpoint": 50.0}
 """What each may take beyond decoding, in microseconds."""
 _ACTIVE = [Phase.QUEUED, Phase.STARTED, Phase.PAUSED]
+_SELECT_LIST = f"SELECT * FROM workflow_runs WHERE phase IN (?, ?, ?) ORDER BY position LIMIT {_PAGE}"
+_SELECT_RUN = "SELECT * FROM workflow_runs WHERE run_id = ?"
+_SELECT_CHECKPOINT = """
+SELECT events.* FROM checkpoints JOIN events ON stream = run_id AND events.version = checkpoints.version
+WHERE run_id = ?
+"""
 
 
 def lists(setting: Setting) -> Outcome:
@@ -30,8 +39,10 @@ def lists(setting: Setting) -> Outcome:
     contenders: dict[str, Callable[[int], object]] = {}
     with ExitStack() as opened:
         for events in sizes:
-            runs = opened.enter_context(projections.connect(log_of(setting, f"log-{events}", events)))
-            mine = _contenders(runs, active_runs(setting), random.Random(setting.seed))
+            path = log_of(setting, f"log-{events}", events)
+            runs = opened.enter_context(projections.connect(path))
+            bare = opened.enter_context(closing(reader(path)))
+            mine = _contenders(runs, bare, active_runs(setting), random.Random(setting.seed))
             contenders |= {f"{name}, {events}": contender for name, contender in mine.items()}
         taken = take_turns(contenders, rounds, seed=setting.seed, warmup=min(rounds, 20))
     smaller, larger = sizes
@@ -41,13 +52,16 @@ def lists(setting: Setting) -> Outcome:
         figures += [
             Figure(f"{name}, {larger:,} events, beyond decoding", median(whole) - median(decoding), "µs", target),
             ratio(f"{name}, {larger:,} events over {smaller:,}", whole, taken[f"{name}, {smaller}"], target=1.1),
+            Figure(f"the bare SELECT of {name}", median(taken[f"bare {name}, {larger}"]), "µs"),
             Figure(f"decoding of {name}", median(decoding), "µs"),
         ]
     return Outcome(figures, taken)
 
 
-def _contenders(runs: projections.Runs, active: int, draw: random.Random) -> dict[str, Callable[[int], object]]:
-    """Each look, and its decoding alone, of what was fetched before."""
+def _contenders(
+    runs: projections.Runs, bare: Connection, active: int, draw: random.Random
+) -> dict[str, Callable[[int], object]]:
+    """Each look, its decoding alone, of what was fetched before, and the bare SELECT."""
     names = [f"active-{draw.randrange(active):07d}" for _ in range(1_000)]
     view, gate = runs.workflow_runs, runs.store.gate
     table: Any = view._table
@@ -64,6 +78,9 @@ def _contenders(runs: projections.Runs, active: int, draw: random.Random) -> dic
         return runs.checkpoints._table.decode(values), gate.codec.recorded(entries[number % 50]).event  # type: ignore[arg-type]
 
     return {
+        "bare 20 active runs": lambda _number: bare.execute(_SELECT_LIST, _ACTIVE).fetchall(),
+        "bare one run": lambda number: bare.execute(_SELECT_RUN, (names[number % 1_000],)).fetchone(),
+        "bare the latest checkpoint": lambda number: bare.execute(_SELECT_CHECKPOINT, (names[number % 50],)).fetchone(),
         "20 active runs": lambda _number: view.where(phase=_ACTIVE, order="position", limit=_PAGE),
         "decoding of 20 active runs": lambda _number: [table.decode(row) for row in page],
         "one run": lambda number: view.get(names[number % 1_000]),

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import projections
-from eventstore.sqlite.driver import connection_to
 from tests.benchmarks import workload
+from tests.benchmarks.bare import reader
 from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, percentile, undisturbed
 from tests.benchmarks.logs import log_of
 from tests.benchmarks.lone import appended
@@ -33,7 +33,7 @@ PERIOD = 0.005
 
 
 def _scan(path: Path) -> dict[str, Any]:
-    connection = connection_to(path, str(path), mode="ro", synchronous="FULL", timeout=60)
+    connection = reader(path)
     begun = time.monotonic()
     for _ in connection.execute(_SCAN):
         pass

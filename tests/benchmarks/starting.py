@@ -11,10 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import projections
-from eventstore.sqlite.driver import Connection, connection_to
 from eventstore.workflow import RUN, MessageRecorded, RunQueued, RunStarted
 from tests.benchmarks import workload
-from tests.benchmarks.bare import Bare
+from tests.benchmarks.bare import Bare, reader
 from tests.benchmarks.harness import Figure, Outcome, Samples, Setting, median, ratio, undisturbed
 from tests.benchmarks.logs import active_runs, log_of, stream_of
 
@@ -40,7 +39,7 @@ def opening(setting: Setting) -> Outcome:
     rounds = setting.pick(smallest=1, quick=10, full=20)
     path = stream_of(setting, "log", events)
     laps = _Laps()
-    with projections.connect(path) as runs, closing(_reader(path)) as bare, undisturbed():
+    with projections.connect(path) as runs, closing(reader(path)) as bare, undisturbed():
         other = runs.store.stream("short", RUN)
         other.append(RunQueued("deploy"), RunStarted("mac"))
         for number in range(rounds + 1):
@@ -126,7 +125,3 @@ def _commits(setting: Setting, size: int, rounds: int) -> list[float]:
         laps.lap("commits")
     bare.close()
     return laps.samples["commits"]
-
-
-def _reader(path: Path) -> Connection:
-    return connection_to(path, str(path), mode="ro", synchronous="FULL", timeout=60)
