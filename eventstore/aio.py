@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import update_wrapper, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from eventstore.blobs import Blobs
 from eventstore.errors import StoreClosed
-from eventstore.limits import PAGE
+from eventstore.limits import PAGE, check_range
 from eventstore.log import Member
 from eventstore.store import EventStore, Stream
 
@@ -134,23 +134,25 @@ class Loop:
         self._refuse_another_loop()
         if self.closed:
             raise StoreClosed
-        called = self._pool.submit(function, *args, **kwargs)
-        future = asyncio.wrap_future(called)
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError as error:
-                if called.cancel():
-                    raise
-                cancelled = error
-            except BaseException:
-                if not future.done():  # the coroutine is thrown away
-                    raise
-                # else it is what the function raised, and is raised below
-        if cancelled is not None:
-            raise cancelled from future.exception()
-        return future.result()
+        return await _ended(self._pool.submit(function, *args, **kwargs))
+
+    async def made(self, make: Callable[[], T], undo: Callable[[T, BaseException], object]) -> T:
+        """What `make` gives, made as by `run`. Where the task was cancelled meanwhile, nobody holds it: it is undone.
+
+        Raises:
+            asyncio.CancelledError: nothing is left of it. What kept it from being undone, if anything, is the cause.
+        """
+        made: list[T] = []
+        try:
+            await self.run(lambda: made.append(make()))
+        except asyncio.CancelledError as cancelled:
+            if made and not self.closed:  # by closing the store, all is undone
+                try:
+                    await _ended(self._pool.submit(undo, made[0], cancelled), withdraw=False)
+                except Exception as error:
+                    raise cancelled from error
+            raise
+        return made[0]
 
     def _refuse_another_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
@@ -160,6 +162,26 @@ class Loop:
         """Let the threads go; the second time it does nothing."""
         self.closed = True
         self._pool.shutdown(wait=False)
+
+
+async def _ended(called: Future[T], *, withdraw: bool = True) -> T:
+    """What a thread was given to do, once it is done; cancelled before it began, it is not, if it may be withdrawn."""
+    future = asyncio.wrap_future(called)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if withdraw and called.cancel():
+                raise
+            cancelled = error
+        except BaseException:
+            if not future.done():  # the coroutine is thrown away
+                raise
+            # else it is what the function raised, and is raised below
+    if cancelled is not None:
+        raise cancelled from future.exception()
+    return future.result()
 
 
 class Handle(Generic[U_co]):
@@ -202,6 +224,17 @@ def streamed(
     return each
 
 
+def alike(
+    method: Callable[Concatenate[U_co, P], object],
+) -> Callable[[Callable[..., Awaitable[T]]], Callable[Concatenate[Any, P], Awaitable[T]]]:
+    """Says of a method that hands its `**options` on which they are: those of the method of the handle underneath."""
+
+    def decorate(call: Callable[..., Awaitable[T]]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
+        return update_wrapper(call, method, assigned=(), updated=())
+
+    return decorate
+
+
 def _some(items: Iterator[T]) -> tuple[list[T], Exception | None]:
     """The next items, one at least, and what ended them: `StopIteration`, or an error, which comes behind the items."""
     some: list[T] = []
@@ -221,6 +254,7 @@ class AsyncStream(Handle[Stream[S]]):
         super().__init__(stream, loop)
         self.stream = stream
 
+    @alike(Stream[S].append)
     async def append(self, *events: object, **options: Any) -> tuple[Recorded, ...]:
         """As `Stream.append`; concurrent tasks share commits.
 
@@ -290,7 +324,8 @@ class AsyncStore(Handle[EventStore]):
     ) -> AsyncIterator[Recorded]:
         """The events of the log as they come; first those that stand already. It ends when the store is closed."""
         position = await self._loop.run(self.store.place, after)
-        kinds = None if types is None else tuple(types)
+        check_range(position, None)
+        kinds = None if types is None else self.store.stored_names(types)
         while True:
             try:
                 head = self.store.head().position  # a look at an index, too short for a thread

@@ -18,11 +18,11 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from eventstore.aio import AsyncStore, AsyncStream, Committed, Handle, Loop, U_co, awaited, streamed
+from eventstore.aio import AsyncStore, AsyncStream, Committed, Handle, Loop, U_co, alike, awaited, streamed
 from eventstore.errors import Waiting
 from eventstore.limits import check_count
 from projections.attempt import Answer, Attempt
-from projections.daemon import Worker
+from projections.daemon import Worker, named
 from projections.delegation import Child
 from projections.filesets import FileSets
 from projections.jobs import Jobs
@@ -67,6 +67,15 @@ async def opened(connect: Callable[[], Runs]) -> AsyncRuns:
         for runs in opened:
             asyncio.get_running_loop().run_in_executor(None, runs.close)
         raise
+
+
+def _close(made: Worker | SnapshotPersistence, _cancelled: BaseException) -> None:
+    made.close()  # or its thread would renew the lease of a worker that nobody holds
+
+
+def _leave(taken: Attempt | None, cancelled: BaseException) -> None:
+    if taken is not None:  # nobody will perform it: it is left as it was found
+        taken.__exit__(type(cancelled), cancelled, None)
 
 
 class AsyncView(Handle[View[R]]):
@@ -220,12 +229,13 @@ class AsyncRuns(_Closing[Runs]):
         self, name: str, *, lease: timedelta = timedelta(seconds=30), retention: Retention | None = None
     ) -> AsyncWorker:
         """A worker of this process; see `Runs.worker`."""
-        return AsyncWorker(await self._loop.run(self.runs.worker, name, lease=lease, retention=retention), self._loop)
+        making = partial(self.runs.worker, name, lease=lease, retention=retention)
+        return AsyncWorker(await self._loop.made(making, _close), self._loop)
 
     async def snapshots(self, *, workflow: str = "snapshot", name: str = "snapshots") -> AsyncSnapshotPersistence:
         """Snapshots of an agent loop; see `snapshots.SnapshotPersistence`, which is given these runs."""
-        made = partial(SnapshotPersistence, self.runs, workflow=workflow, name=name)
-        return AsyncSnapshotPersistence(await self._loop.run(made), self._loop)
+        making = partial(SnapshotPersistence, self.runs, workflow=workflow, name=name)
+        return AsyncSnapshotPersistence(await self._loop.made(making, _close), self._loop)
 
     async def listen(self, run_id: str | None = None, *, kept: int = KEPT) -> AsyncIterator[Delta]:
         """Hear what attempts `publish` in this process, of one run or of all, until the store is closed."""
@@ -267,7 +277,7 @@ class AsyncWorker(_Closing[Worker]):
 
     async def claim(self, workflows: Iterable[str] | None = None, wait: float = 0.0) -> AsyncAttempt | None:
         """Take up the next run; see `Worker.claim`."""
-        wanted = None if workflows is None else tuple(workflows)
+        wanted = named(workflows)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
@@ -280,7 +290,7 @@ class AsyncWorker(_Closing[Worker]):
     async def claims(self, workflows: Iterable[str] | None = None, *, limit: int = 1) -> AsyncIterator[AsyncAttempt]:
         """Take up runs as they come, until `stop`; at most `limit` attempts unfinished at a time."""
         check_count("limit", limit, least=1)
-        wanted = None if workflows is None else tuple(workflows)
+        wanted = named(workflows)
         loop = asyncio.get_running_loop()
         next_look = loop.time()
         while not self.worker.stopping:
@@ -295,19 +305,8 @@ class AsyncWorker(_Closing[Worker]):
                 yield attempt
 
     async def _taken(self, take: Callable[[], Attempt | None]) -> AsyncAttempt | None:
-        taken: list[Attempt] = []
-
-        def keep() -> None:
-            if (attempt := take()) is not None:
-                taken.append(attempt)
-
-        try:
-            await self._loop.run(keep)
-        except asyncio.CancelledError as error:
-            for attempt in taken:  # nobody will perform it: it is left as it was found
-                await self._loop.run(attempt.__exit__, asyncio.CancelledError, error, None)
-            raise
-        return AsyncAttempt(taken[0], self._loop) if taken else None
+        taken = await self._loop.made(take, _leave)
+        return None if taken is None else AsyncAttempt(taken, self._loop)
 
 
 class AsyncAttempt(Handle[Attempt]):
@@ -321,6 +320,7 @@ class AsyncAttempt(Handle[Attempt]):
         self.number: int = attempt.number
         """1, 2, 3 …; the fencing token of everything written here."""
 
+    @alike(Attempt.append)
     async def append(self, *events: object, **options: Any) -> tuple[Recorded, ...]:
         """Append events of this attempt, all or none, durable when this returns; concurrent tasks share commits.
 

@@ -260,7 +260,7 @@ class Worker:
         """
         if self._closed.is_set():
             raise WorkerClosed(self.id)
-        wanted = _named(workflows)
+        wanted = named(workflows)
         deadline = self._system.monotonic() + wait
         while True:
             self._say_last_words()
@@ -303,7 +303,7 @@ class Worker:
             limit: how many attempts may be unfinished at a time.
         """
         check_count("limit", limit, least=1)
-        wanted = _named(workflows)
+        wanted = named(workflows)
         next_look = self._system.monotonic()
         while not self._stopping:
             if self._system.monotonic() >= next_look:
@@ -457,7 +457,7 @@ class Worker:
         return self._store.stream(run_id, RUN).refresh()
 
 
-def _named(workflows: Iterable[str] | None) -> tuple[str, ...] | None:
+def named(workflows: Iterable[str] | None) -> tuple[str, ...] | None:
     """The workflows that are wanted; None for all. A text would be taken for its letters, and no run be found, ever."""
     if isinstance(workflows, str):
         raise InvalidArgument("workflows", workflows, f"must be a list of names, such as [{workflows!r}]")

@@ -404,6 +404,83 @@ def test_a_claim_that_was_cancelled_leaves_its_run_to_others(url, way):
     run(program())
 
 
+def slowly(function, made, begun, go):
+    def slow(*args, **options):
+        begun.set()
+        go.wait(PATIENCE)
+        made.append(function(*args, **options))
+        return made[-1]
+
+    return slow
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("way", ["worker", "snapshots"])
+def test_a_worker_whose_making_was_cancelled_is_left_and_no_thread_renews_its_lease(way, again):
+    made, begun, go = [], threading.Event(), threading.Event()
+
+    async def program():
+        async with projections.aconnect("memory:") as runs:
+            runs.runs.worker = slowly(runs.runs.worker, made, begun, go)
+            task = asyncio.create_task(runs.worker("w") if way == "worker" else runs.snapshots())
+            await asyncio.to_thread(begun.wait)
+            others, busy, idle = [], [], threading.Event()
+            if again:  # every thread has something else to do before the worker can be left
+                hold = lambda: busy.append(1) or idle.wait(PATIENCE)  # noqa: E731
+                others = [asyncio.create_task(runs._loop.run(hold)) for _ in range(4)]
+            task.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            await until(lambda: made)
+            if again:
+                await until(lambda: len(busy) == 4 and runs._loop._pool._work_queue.qsize() == 1)
+                task.cancel()
+                await asyncio.sleep(0)
+            idle.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.gather(*others)
+
+            assert not made[0]._renewer.is_alive()
+            assert runs.runs._presence.living() == frozenset()
+
+    run(program())
+
+
+def test_a_worker_that_cannot_be_left_is_told_as_the_cause_of_the_cancellation(monkeypatch):
+    made, begun, go = [], threading.Event(), threading.Event()
+
+    async def program():
+        async with projections.aconnect("memory:") as runs:
+            runs.runs.worker = slowly(runs.runs.worker, made, begun, go)
+            task = asyncio.create_task(runs.worker("w"))
+            await asyncio.to_thread(begun.wait)
+            monkeypatch.setattr(runs.runs._presence, "leave", lambda _worker: 1 // 0)
+            task.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            with pytest.raises(asyncio.CancelledError) as cancelled:
+                await task
+
+            assert isinstance(cancelled.value.__cause__, ZeroDivisionError)
+            assert not made[0]._renewer.is_alive()
+
+    run(program())
+
+
+@pytest.mark.parametrize("way", ["claim", "claims"])
+def test_one_text_for_the_workflows_is_refused_to_tasks_too(way):
+    async def program():
+        async with projections.aconnect("memory:") as runs, await runs.worker("w") as worker:
+            await runs.submit("w", run_id="run-1")
+            with pytest.raises(InvalidArgument, match=r"\['w'\]"):
+                await (worker.claim("w") if way == "claim" else anext(worker.claims("w")))
+
+            assert runs.runs.workflow_runs.get("run-1").phase == "queued"
+
+    run(program())
+
+
 def test_a_limit_of_nothing_is_refused(url):
     async def program():
         async with projections.aconnect(url) as runs, await runs.worker("w") as worker:
@@ -424,6 +501,16 @@ def test_reading_is_paged_and_limited_as_ever(url):
             assert [item.version async for item in runs.store.read("notes", after=1_199)] == [1_200, 1_201]
             assert [item.position async for item in runs.store.read_all(after=3, limit=2)] == [4, 5]
             assert [item async for item in runs.store.read_all(types=[RunQueued])] == []
+
+    run(program())
+
+
+@pytest.mark.parametrize("wrong", [{"types": ["Nothing"]}, {"after": -1}, {"after": "5"}])
+def test_following_what_cannot_be_is_refused_at_once(wrong):
+    async def program():
+        async with projections.aconnect("memory:") as runs:
+            with pytest.raises(InvalidArgument):
+                await anext(runs.store.follow(**wrong))
 
     run(program())
 

@@ -84,7 +84,8 @@ def is_given_one_by_one(method):
 
 
 def parameters(method):
-    return {name: given.kind is given.VAR_KEYWORD for name, given in inspect.signature(method).parameters.items()}
+    """Of each parameter how it is given, and what it is unless it is given; `**options` would hide what it takes."""
+    return {name: (given.kind, given.default) for name, given in inspect.signature(method).parameters.items()}
 
 
 def lacking(name, handle):
@@ -101,9 +102,8 @@ def lacking(name, handle):
         waits = inspect.isasyncgenfunction if is_given_one_by_one(there) else inspect.iscoroutinefunction
         if not waits(here):
             yield f"{full} is not awaited"
-        taken = parameters(here)
-        if not any(taken.values()):  # `**options` hands on whatever there is
-            yield from (f"{full}({given})" for given in parameters(there).keys() - taken.keys())
+        taken, wanted = parameters(here), parameters(there)
+        yield from (f"{full}({given})" for given in sorted({*taken, *wanted}) if taken.get(given) != wanted.get(given))
 
 
 def test_whatever_a_handle_can_do_is_awaited_alike_or_has_a_reason():
