@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -74,6 +75,13 @@ _NOBODY: Abreast = (object(), 0, ())
 CURSORS: Table[CursorRow] = Table.of("cursors", CursorRow, ("name",))
 
 
+@lru_cache(maxsize=100)
+def _table_of(projection: Projection[Any]) -> Table[Any]:
+    # Once for all stores of a process: declaring the built-in ones takes half of what a store in memory takes to open,
+    # and what backends remember of a table (their statements) they remember by the table itself.
+    return Table.of(projection.name, projection.row, projection.key, projection.indexes, projection.search)
+
+
 class Projector:
     """The projections of one store.
 
@@ -95,12 +103,7 @@ class Projector:
         self.projections = {projection.name: projection for projection in projections}
         if len(self.projections) < len(projections):
             raise InvalidArgument("projections", [p.name for p in projections], "must each have a name of its own")
-        self._tables_of = {
-            projection.name: Table.of(
-                projection.name, projection.row, projection.key, projection.indexes, projection.search
-            )
-            for projection in projections
-        }
+        self._tables_of = {projection.name: _table_of(projection) for projection in projections}
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
         self._abreast = _NOBODY
         self._keys: tuple[tuple[Projection[Any], ...], list[Values]] = (), []

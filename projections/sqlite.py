@@ -219,6 +219,7 @@ class _Scratch:
         self.run = connection.cursor().execute
 
 
+@lru_cache(maxsize=100)
 def _definition(table: Table[Any]) -> str:
     columns = [
         f'"{column.name}" {_TYPES[column.kind]}{"" if column.optional else " NOT NULL"}' for column in table.columns

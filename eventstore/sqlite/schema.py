@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -174,6 +175,7 @@ def missing_parts(names: Iterable[str]) -> list[str]:
     return [f"{name} is missing: somebody took it out" for name in _parts() if name not in standing]
 
 
+@cache
 def _parts(version: int = len(MIGRATIONS)) -> dict[str, str]:
     """By name, what the schema of this number is made of; what a later migration made anew is as that made it."""
     statements = chain.from_iterable(_STATEMENTS[:version])
