@@ -214,6 +214,9 @@ class Need:
 class Reading(Protocol):
     """One consistent view of the log."""
 
+    committed: bool
+    """Whether all that is seen here was committed; what a write sees may be undone, and nothing of it is remembered."""
+
     def head(self) -> Head:
         """The last entry's place, hash and time."""
 

@@ -78,6 +78,8 @@ class Root:
 class MemoryTransaction:
     """A root that is read and, in a write, replaced."""
 
+    committed = False
+
     def __init__(
         self, root: Root, genesis_hash: bytes, archive: Archive, blobs: BlobFiles, before: object | None = None
     ) -> None:
@@ -357,6 +359,8 @@ class MemoryTransaction:
 
 class MemorySnapshot(MemoryTransaction):
     """A root that is read."""
+
+    committed = True
 
     def __init__(
         self, root: Root, genesis_hash: bytes, archive: Archive, blobs: BlobFiles, known: dict[Any, Any]

@@ -175,8 +175,7 @@ class Projector:
             tables: list[Table[Any]] = [CURSORS, *self._tables_of.values()]
             found = ((table.name, self.tables.fault(transaction, table)) for table in tables)
             faults = {name: fault for name, fault in found if fault is not None}
-            # What a write sees may be undone, and another schema get its number; a `Snapshot` sees what is committed.
-            if hasattr(transaction, "known"):
+            if transaction.committed:  # else it may be undone, and another schema get its number
                 self._looked = (shapes, faults)
         return faults
 

@@ -70,6 +70,7 @@ def _insert(*absent: bool) -> str:
 class SQLiteTransaction(Segmented):
     """One connection inside a transaction. Other rooms keep their tables beside ours through `execute`."""
 
+    committed = False
     last: Entry | None = None
     """The last entry that was inserted here."""
 
@@ -457,6 +458,7 @@ class SQLiteSnapshot(SQLiteTransaction):
     """A connection that only reads, for the time of a block; `ended` is told of its end, and of what ended it."""
 
     # No generator with `contextmanager`: that takes 3 µs, and a look at one row 15.
+    committed = True
 
     def __init__(self, connection: Connection, genesis_hash: bytes, archive: Archive, ended: Ended) -> None:
         super().__init__(connection, genesis_hash, archive=archive)
