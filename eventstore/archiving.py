@@ -26,7 +26,7 @@ import attrs
 from attrs import frozen
 
 from eventstore.errors import CannotOpen, DamagedSegment, InvalidArgument, Refused, SegmentMissing, UnreadableEntry
-from eventstore.limits import PAGE, PAGE_BYTES
+from eventstore.limits import PAGE, PAGE_BYTES, check_names
 from eventstore.notes import NOTES, LogRecorded
 from eventstore.payloads import from_iso, to_microseconds
 from eventstore.segments import ALTERED, DAY, day_of, end_of
@@ -149,7 +149,7 @@ def restore_days(
     folder: Archive = store.log.archive
     with store.reading() as reading:
         known = {segment.day: segment for segment in reading.segments()}
-        wanted = sorted(known if days is None else set(days))
+        wanted = sorted(known if days is None else {*check_names("days", days)})
         for day in wanted:
             if day not in known:
                 sealed = f"sealed are {min(known)} to {max(known)}" if known else "no day is sealed yet"

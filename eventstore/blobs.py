@@ -23,7 +23,7 @@ from attrs import frozen
 
 from eventstore.blobfiles import BlobFile, BlobFiles
 from eventstore.errors import CannotOpen, DamagedBlob, InvalidArgument, MissingBlob, StoreClosed, UnreadableEntry
-from eventstore.limits import PAGE
+from eventstore.limits import PAGE, check_age
 from eventstore.log import Entry, Need, Reading, Writing
 
 if TYPE_CHECKING:
@@ -248,11 +248,10 @@ class Blobs:
 
         Raises:
             UnreadableEntry: an entry cannot be read, so nobody knows what it mentions; nothing is taken away.
-            InvalidArgument: a negative age.
+            InvalidArgument: no age, or a negative one.
             CannotOpen: the store was opened read-only; or their folder is a symlink, or cannot be read.
         """
-        if min_age < timedelta(0):
-            raise InvalidArgument("min_age", str(min_age), "must not be negative")
+        check_age("min_age", min_age)
         if not dry_run:
             self._writable()
         now = self._clock()

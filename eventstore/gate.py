@@ -378,8 +378,8 @@ def _batch_key(key: str, number: int) -> str:
 def _microseconds(name: str, moment: datetime) -> int:
     try:
         return to_microseconds(moment)
-    except ValueError as error:
-        raise InvalidArgument(name, moment, "has no time zone; use datetime.now(UTC)") from error
+    except (ValueError, AttributeError) as error:
+        raise InvalidArgument(name, moment, "is no time with a zone; use datetime.now(UTC)") from error
 
 
 def same_json(one: str, other: str) -> bool:

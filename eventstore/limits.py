@@ -6,6 +6,10 @@ never lowered: logs that stand would be refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
 from eventstore.errors import InvalidArgument
 
 MAX_DEPTH = 254
@@ -73,6 +77,52 @@ def check_count(what: str, number: int, *, least: int = 0) -> int:
     if not _is_count(number) or number < least:
         raise InvalidArgument(what, number, f"must be an integer, {least} or more")
     return number
+
+
+def check_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    """A list of names. One text would be taken for its letters, and nothing be found by them, ever.
+
+    Raises:
+        InvalidArgument: one text, no list, or something else than texts in it.
+    """
+    given: tuple[Any, ...] = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
+    if given == (names,) or not all(isinstance(name, str) for name in given):
+        example = names if isinstance(names, str) else "name"
+        raise InvalidArgument(what, names, f"must be a list of names, such as [{example!r}]")
+    return given
+
+
+def check_seconds(what: str, seconds: float) -> float:
+    """How long to wait; what is less than nothing, as the rest until a moment that has passed may be, is none.
+
+    Raises:
+        InvalidArgument: no number.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124 - NaN
+        raise InvalidArgument(what, seconds, "must be a number of seconds")
+    return seconds
+
+
+def check_age(what: str, age: timedelta) -> timedelta:
+    """How old something is to be.
+
+    Raises:
+        InvalidArgument: no timedelta, or a negative one.
+    """
+    if not isinstance(age, timedelta) or age < timedelta(0):
+        raise InvalidArgument(what, str(age), "must be a timedelta, 0 or more, such as timedelta(days=1)")
+    return age
+
+
+def check_function(what: str, function: Any, of: str) -> Any:
+    """What is to be called, looked at before anything is written.
+
+    Raises:
+        InvalidArgument: it cannot be.
+    """
+    if not callable(function):
+        raise InvalidArgument(what, function, f"must be a function of the {of}")
+    return function
 
 
 def check_place(what: str, place: int) -> int:

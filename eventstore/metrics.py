@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from eventstore.errors import ForkedStore, InvalidArgument, Refused
 from eventstore.watching import Instrument, Watch
@@ -280,7 +280,7 @@ def instruments(metrics: Metrics) -> Instruments | None:
             program has imported OpenTelemetry's API; False for none.
 
     Raises:
-        InvalidArgument: none of these, or True where the API is not installed.
+        InvalidArgument: none of these, one that cannot be remembered, or True where the API is not installed.
     """
     if metrics is False or (metrics is None and API not in sys.modules):
         return None
@@ -298,6 +298,11 @@ def instruments(metrics: Metrics) -> Instruments | None:
     if not callable(getattr(metrics, "get_meter", None)):
         reason = "is no MeterProvider; give one, or True for the one that the program set, or False for none"
         raise InvalidArgument("metrics", repr(metrics), reason)
+    try:
+        hash(metrics), ref(metrics)
+    except TypeError as error:
+        reason = f"cannot be remembered ({error}); give a MeterProvider that is hashed by its identity, as the SDK's is"
+        raise InvalidArgument("metrics", type(metrics).__name__, reason) from error
     api = sys.modules.get(API)
     everybodys = api is not None and metrics is api.get_meter_provider()
     return _of(_GLOBAL if everybodys else metrics, metrics)

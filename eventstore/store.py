@@ -18,7 +18,7 @@ from eventstore.blobs import Blobs
 from eventstore.codec import Recorded, Upcaster
 from eventstore.errors import CursorConflict, InvalidArgument, OutcomeUnknown, StoreClosed
 from eventstore.gate import Draft, Folded, Gate, Redactor, microseconds_now
-from eventstore.limits import PAGE, check_name, check_range
+from eventstore.limits import PAGE, check_function, check_name, check_range
 from eventstore.log import Cursor, Entry, Log, Reading, Snapshot, Writing
 from eventstore.machine import Machine
 from eventstore.payloads import Json
@@ -200,11 +200,13 @@ class EventStore:
 
     def stored_names(self, types: Iterable[type | str]) -> tuple[str, ...]:
         """Every stored name that is read as one of these classes or names."""
+        if isinstance(types, str | type) or not isinstance(types, Iterable):
+            raise InvalidArgument("types", types, "must be a list of event classes or their names")
         kinds = []
         for given in types:
             kind = self.gate.codec.kind(given) if isinstance(given, str) else given
-            if kind is None or kind.__name__ not in self.gate.codec.names:
-                name = given if isinstance(given, str) else given.__name__
+            name = given if isinstance(given, str) else getattr(given, "__name__", given)
+            if not isinstance(kind, type) or kind.__name__ not in self.gate.codec.names:
                 raise InvalidArgument(
                     "type", name, "is no event type that this store knows; `runfold stats` lists those of a log"
                 )
@@ -344,6 +346,7 @@ class Stream(Generic[S]):
         `decide` runs inside the write transaction, so nothing can come between what it saw and what it wrote. It must
         be quick and must not write to the store itself.
         """
+        check_function("decide", decide, "state")
 
         def drafts(state: S) -> list[Draft]:
             decided = decide(state)

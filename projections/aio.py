@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from eventstore.aio import AsyncStore, AsyncStream, Committed, Handle, Loop, U_co, alike, awaited, streamed
 from eventstore.errors import Waiting
-from eventstore.limits import check_count
+from eventstore.limits import check_count, check_function, check_seconds
 from projections.attempt import Answer, Attempt
 from projections.daemon import Worker, named
 from projections.delegation import Child
@@ -279,7 +279,7 @@ class AsyncWorker(_Closing[Worker]):
         """Take up the next run; see `Worker.claim`."""
         wanted = named(workflows)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
+        deadline = loop.time() + check_seconds("wait", wait)
         while True:
             attempt = await self._taken(partial(self.worker.claim, wanted))
             left = deadline - loop.time()
@@ -381,6 +381,7 @@ class AsyncAttempt(Handle[Attempt]):
 
         A task that is cancelled inside `do` leaves the call open.
         """
+        check_function("do", do, "input")
         returned, output = await self._loop.run(partial(self.attempt.begin, call_id, tool, input, repeat=repeat))
         return output if returned else await self._loop.run(self.attempt.end, call_id, await do(input))
 
@@ -402,7 +403,7 @@ class AsyncAttempt(Handle[Attempt]):
     ) -> Answer:
         """Ask a person about a call that is to be made; as `Attempt.ask`."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
+        deadline = loop.time() + check_seconds("wait", wait)
         asking = partial(self.attempt.ask, call_id, tool, input, reason=reason, expires_in=expires_in)
         while True:
             try:

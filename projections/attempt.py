@@ -19,11 +19,11 @@ from eventstore.errors import (
     DigestMismatch,
     Fenced,
     IllegalTransition,
-    InvalidArgument,
     UnreadableEntry,
     Unreturned,
     Waiting,
 )
+from eventstore.limits import check_age, check_function, check_seconds
 from eventstore.payloads import Json, digest
 from eventstore.settings import known
 from eventstore.workflow import (
@@ -255,8 +255,7 @@ class Attempt:
             Fenced: another attempt began, or the run ended.
             InvalidArgument: `do` cannot be called; nothing was written.
         """
-        if not callable(do):  # or the call stood as begun, and nobody would know how it ended
-            raise InvalidArgument("do", do, "must be a function of the input")
+        check_function("do", do, "input")  # or the call stood as begun, and nobody would know how it ended
         returned, output = self.begin(call_id, tool, input, repeat=repeat)
         return output if returned else self.end(call_id, do(input))
 
@@ -356,12 +355,13 @@ class Attempt:
             expires_in: after this, the question counts as denied; only where it is asked for the first time.
 
         Raises:
+            InvalidArgument: `wait` or `expires_in` is no time; nothing was asked.
             Waiting: unanswered; leave the block by it, and the run is parked until there is an answer.
             DigestMismatch: the call id was asked about with another tool or input.
             Fenced: another attempt began, or the run ended.
         """
-        now = self._system.now()
-        expires_at = None if expires_in is None else now + expires_in
+        now, patience = self._system.now(), check_seconds("wait", wait)
+        expires_at = None if expires_in is None else now + check_age("expires_in", expires_in)
         asked = ConfirmationRequested(call_id, tool, input, digest(tool, input), reason=reason, expires_at=expires_at)
 
         def decide(state: RunState) -> list[object]:
@@ -373,7 +373,7 @@ class Attempt:
         # Looked at first: a question that stands, asked again and again, is no write.
         if decide(self.stream.refresh().state):
             self.stream.transact(decide, attempt=self.number)
-        deadline = self._system.monotonic() + wait
+        deadline = self._system.monotonic() + patience
         while (answer := self._answer(call_id, tool, input)) is None:
             left = deadline - self._system.monotonic()
             if left <= 0:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from functools import partial
 from os import fspath
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import field, frozen
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from projections.aio import AsyncRuns
     from projections.tables import Tables
 
+R = TypeVar("R")
 BUILT_IN = (WORKFLOW_RUNS, CHECKPOINTS, CONFIRMATIONS, USAGE, LOGS, META, TEXTS, JOBS, WORKING_FOLDERS)
 
 
@@ -86,8 +87,8 @@ def connect(
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy, InvalidArgument: nothing was changed.
     """
-    app = app or App()
-    system = system or System()
+    app = App() if app is None else _checked("app", app, App)
+    system = System() if system is None else _checked("system", system, System)
     instruments = instruments_for(metrics)
     log = open_log(url, **options)
     try:
@@ -108,6 +109,12 @@ def connect(
         instruments.watch(store, system.monotonic).observe(TableGauges(projector), GAUGES)
     record_loss(store)
     return Runs(store, projector, Presence(log, projector.tables, system), system)
+
+
+def _checked(what: str, given: R, kind: type[R]) -> R:
+    if not isinstance(given, kind):
+        raise InvalidArgument(what, given, f"must be a projections.{kind.__name__}, or None")
+    return given
 
 
 @frozen

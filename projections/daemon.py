@@ -16,21 +16,21 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from eventstore.errors import InvalidArgument, Refused, RunNotFound, StoreClosed, UnreadableEntry, WorkerClosed
-from eventstore.limits import check_count, check_name
+from eventstore.limits import check_count, check_name, check_names, check_seconds
 from eventstore.store import EventStore, Stream
 from eventstore.workflow import RUN, Phase, RunResumed, RunStarted, RunState
 from projections.attempt import Attempt
 from projections.leaving import is_of
 from projections.metrics import settled
 from projections.recovery import Recovery, overdue, runnable, settle, take
-from projections.retention import Keeper
+from projections.retention import Keeper, Retention
 from projections.tables import Range
 from projections.workflow_runs import RunRow
 
 if TYPE_CHECKING:
     from projections.confirmations import ConfirmationRow
     from projections.leases import Presence
-    from projections.retention import Retention, Round
+    from projections.retention import Round
     from projections.steps import Steps
     from projections.streaming import Channel
     from projections.system import System
@@ -62,6 +62,8 @@ class Worker:
         steps: Steps,
         retention: Retention | None = None,
     ) -> None:
+        if retention is not None and not isinstance(retention, Retention):
+            raise InvalidArgument("retention", retention, "must be a projections.Retention, or None")
         if not (isinstance(lease, timedelta) and timedelta(0) < lease <= timedelta(days=1)):
             raise InvalidArgument("lease", str(lease), "must be a timedelta, more than nothing and at most a day")
         # A new id each time: a restart must never take its predecessor for itself.
@@ -256,12 +258,12 @@ class Worker:
             An attempt, begun and durable; None if there was nothing to take up.
 
         Raises:
-            InvalidArgument: `workflows` is one text.
+            InvalidArgument: `workflows` is one text, or `wait` no number.
         """
         if self._closed.is_set():
             raise WorkerClosed(self.id)
         wanted = named(workflows)
-        deadline = self._system.monotonic() + wait
+        deadline = self._system.monotonic() + check_seconds("wait", wait)
         while True:
             self._say_last_words()
             for row in self._candidates(wanted):
@@ -458,10 +460,8 @@ class Worker:
 
 
 def named(workflows: Iterable[str] | None) -> tuple[str, ...] | None:
-    """The workflows that are wanted; None for all. A text would be taken for its letters, and no run be found, ever."""
-    if isinstance(workflows, str):
-        raise InvalidArgument("workflows", workflows, f"must be a list of names, such as [{workflows!r}]")
-    return None if workflows is None else tuple(workflows)
+    """The workflows that are wanted; None for all."""
+    return None if workflows is None else check_names("workflows", workflows)
 
 
 def stop_on_sigterm(stop: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from attrs import evolve, field, frozen
 from eventstore.archiving import KEEP_DAYS, archive
 from eventstore.blobs import MIN_AGE, Blobs
 from eventstore.errors import ArchiveBusy, InvalidArgument, StoreClosed
-from eventstore.limits import check_count
+from eventstore.limits import check_age, check_count
 from projections.metrics import RELEASED, ROUNDS
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Retention:
     def __attrs_post_init__(self) -> None:
         check_count("keep_days", self.keep_days)
         check_count("max_days", self.max_days, least=1)
-        if not isinstance(self.min_age, timedelta) or self.min_age < timedelta(0):
-            raise InvalidArgument("min_age", str(self.min_age), "must be a timedelta, 0 or more")
+        check_age("min_age", self.min_age)
         if not isinstance(self.at, time) or self.at.tzinfo is not None:
             raise InvalidArgument("at", str(self.at), "must be a datetime.time without a zone; it is meant in UTC")
 

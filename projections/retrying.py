@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from eventstore.errors import InvalidArgument
+from eventstore.limits import check_count
 from eventstore.workflow import Error, RunFailed, RunInterrupted, RunRequeued
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ def after_failure(
     Raises:
         InvalidArgument: a number or a span that cannot be.
     """
-    if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or max_attempts < 1:
-        raise InvalidArgument("max_attempts", max_attempts, "must be 1 or more")
+    check_count("max_attempts", max_attempts, least=1)
     spans = isinstance(backoff, timedelta) and isinstance(longest, timedelta)
     if not (spans and timedelta(0) <= backoff <= longest <= _YEAR):
         reason = f"must be a timedelta, 0 or more, at most longest={longest}, and that a year"

@@ -271,7 +271,7 @@ class Runs(Submitting, Keeping):
             InvalidArgument: this store does not keep it.
         """
         known = self._projector.projections
-        name = projection if isinstance(projection, str) else projection.name
+        name = projection if isinstance(projection, str) else getattr(projection, "name", projection)
         if name not in known or not (isinstance(projection, str) or known[name] is projection):
             raise InvalidArgument("projection", name, f"is not among {', '.join(known)}; name it when connecting")
         return View(self._projector, known[name])

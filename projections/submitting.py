@@ -165,14 +165,17 @@ class Submitting:
         return f"run-{hashlib.sha256(check_name('key', key, slashes=True).encode()).hexdigest()[:16]}"
 
     def _queue(self, run_id: str, event: RunQueued, key: str | None, provided: Callable[[Writing], None]) -> None:
-        try:
-            self.store.stream(run_id, RUN).append(event, key=key, provided=provided)
-        except (IllegalTransition, QueueFull, StepLimitReached) as refused:
-            if self._stands(run_id, event, key):
-                return
-            if isinstance(refused, IllegalTransition):
-                raise RunExists(run_id, refused.phase) from None
-            raise
+        stream = self.store.stream(run_id, RUN)
+        with self.store.appending():  # who measures is told what the caller is, which is decided here
+            try:
+                job = stream.refresh().job(event, key=key, provided=provided)
+                stream.took(self.store.log.write(job, shared=True))
+            except (IllegalTransition, QueueFull, StepLimitReached) as refused:
+                if self._stands(run_id, event, key):
+                    return
+                if isinstance(refused, IllegalTransition):
+                    raise RunExists(run_id, refused.phase) from None
+                raise
 
     def _stands(self, run_id: str, event: RunQueued, key: str | None) -> bool:
         """Whether a run was submitted with this very key and content, though the log itself forgot the key.

@@ -20,6 +20,7 @@ import orjson
 from attrs import field, frozen
 
 from eventstore.errors import InvalidArgument
+from eventstore.limits import check_names
 from eventstore.payloads import encode_json, from_microseconds, to_microseconds
 from projections.searching import Wanted, words
 
@@ -282,7 +283,7 @@ def query(
     """
     if matching is not None and not table.search:
         raise InvalidArgument("query", table.name, "keeps no full-text index; name its fields with search=(…)")
-    names = (order,) if isinstance(order, str) else tuple(order)
+    names = (order,) if isinstance(order, str) else check_names("order", order)
     if limit is not None and not _is_count(limit):
         raise InvalidArgument("limit", limit, "must be 0 or more; leave it out for all")
     if not _is_count(offset):

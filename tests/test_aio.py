@@ -505,6 +505,20 @@ def test_reading_is_paged_and_limited_as_ever(url):
     run(program())
 
 
+def test_what_cannot_be_called_is_refused_before_the_call_is_written_down():
+    async def program():
+        async with projections.aconnect("memory:") as runs, await runs.worker("w") as worker:
+            await runs.submit("w", run_id="run-1")
+            async with await worker.claim() as attempt:
+                with pytest.raises(InvalidArgument):
+                    await attempt.call("c1", "add", 1, None)
+
+                assert attempt.unreturned == ()
+                await attempt.append(RunCompleted())
+
+    run(program())
+
+
 @pytest.mark.parametrize("wrong", [{"types": ["Nothing"]}, {"after": -1}, {"after": "5"}])
 def test_following_what_cannot_be_is_refused_at_once(wrong):
     async def program():

@@ -185,3 +185,34 @@ def test_a_worker_finds_its_runs_however_many_there_are(world, monkeypatch):
     with runs.worker("w") as worker:
         assert len(worker.recover().resumable) == PAGE + 2
         assert worker.claim().run_id == "run-0"
+
+
+@pytest.mark.parametrize("wait", ["5", None, True, float("nan")])
+def test_a_wait_that_is_no_number_is_refused_and_nothing_is_taken_up_or_asked(world, wait):
+    runs = world.runs()
+    runs.submit("w", run_id="run-1")
+    with runs.worker("w") as worker:
+        before = runs.store.head()
+        with pytest.raises(InvalidArgument, match="number of seconds"):
+            worker.claim(wait=wait)
+        assert runs.store.head() == before
+
+        with worker.claim() as attempt:
+            before = runs.store.head()
+            with pytest.raises(InvalidArgument, match="number of seconds"):
+                attempt.ask("c1", "ship", {}, wait=wait)
+            with pytest.raises(InvalidArgument, match="timedelta"):
+                attempt.ask("c1", "ship", {}, expires_in=5)
+            assert runs.store.head() == before
+            attempt.append(RunCompleted())
+
+
+@pytest.mark.parametrize("workflows", ["w", 5, [5]])
+def test_workflows_that_are_no_list_of_names_are_refused_and_nothing_is_taken_up(world, workflows):
+    runs = world.runs()
+    runs.submit("w", run_id="run-1")
+    with runs.worker("w") as worker:
+        with pytest.raises(InvalidArgument, match="list of names"):
+            worker.claim(workflows)
+
+        assert runs.workflow_runs.get("run-1").phase == "queued"

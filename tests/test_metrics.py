@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import eventstore
 import projections
 from eventstore import RUN, LogRecorded, metrics
-from eventstore.errors import Fenced, IllegalTransition, InvalidArgument, InvalidPayload, VersionConflict
+from eventstore.errors import Fenced, IllegalTransition, InvalidArgument, InvalidPayload, RunExists, VersionConflict
 from eventstore.metrics import INSTRUMENTS
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunStarted
 from projections.metrics import COUNTERS, GAUGES, RECOVERED, SIZE
@@ -89,6 +89,7 @@ def test_what_is_refused_is_counted_by_its_kind_and_no_entry_is(runs, measured):
         (IllegalTransition, lambda: runs.store.append("a", RunCompleted())),
         (IllegalTransition, lambda: runs.store.stream("a", RUN).transact(lambda _state: RunCompleted())),
         (InvalidPayload, lambda: runs.store.append("a", RunStarted(7))),
+        (RunExists, lambda: runs.submit("deploy", run_id="a")),
     ):
         with pytest.raises(error):
             refused()
@@ -97,6 +98,7 @@ def test_what_is_refused_is_counted_by_its_kind_and_no_entry_is(runs, measured):
     assert found["runfold.append.refusals", "VersionConflict"] == 1
     assert found["runfold.append.refusals", "IllegalTransition"] == 2
     assert found["runfold.append.refusals", "InvalidPayload"] == 1
+    assert found["runfold.append.refusals", "RunExists"] == 1
     assert found["runfold.append.duration", "IllegalTransition"][0] == 2
     assert {key: value for key, value in found.items() if key[0] == "runfold.log.entries"} == entries
 
@@ -425,6 +427,18 @@ print(sum(point.value for point in found["runfold.log.entries"].data.data_points
 
 @pytest.mark.parametrize("connect", [eventstore.connect, projections.connect])
 def test_what_is_no_provider_is_refused_and_no_file_is_made(connect, tmp_path):
+    class Compared(MeterProvider):
+        __hash__ = None
+
+    class Slotted:
+        __slots__ = ("get_meter",)
+
+        def __init__(self):
+            self.get_meter = print
+
+    for unknown in (Compared(), Slotted()):
+        with pytest.raises(InvalidArgument, match="hashed by its identity"):
+            connect(tmp_path / "agent.db", metrics=unknown)
     with pytest.raises(InvalidArgument, match="is no MeterProvider"):
         connect(tmp_path / "agent.db", metrics="prometheus")
 

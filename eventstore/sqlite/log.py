@@ -27,6 +27,7 @@ from eventstore.commits import Commits
 from eventstore.errors import CannotOpen, ForkedStore, InvalidArgument, LostTail, OutcomeUnknown, StoreClosed, WrongKey
 from eventstore.files import Files, OperatingSystem, boot_id
 from eventstore.integrity import genesis
+from eventstore.limits import check_seconds
 from eventstore.log import Loss, Member
 from eventstore.segments import Archive
 from eventstore.sqlite import unlocking
@@ -111,7 +112,7 @@ class SQLiteLog:
         # a link to it: SQLite keeps the WAL beside the file, and there must be one witness, whoever opens it how.
         self._path = Path(path).resolve() if Path(path).exists() else Path(path).absolute()
         self._synchronous = synchronous
-        self._busy_timeout = busy_timeout
+        self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
         self._mode: Mode = "ro" if read_only else "rw"
         self._files = files or OperatingSystem()
         self.blobs = BlobFiles(self._path.with_name(self._path.name + "-blobs"), self._files)
