@@ -1,15 +1,17 @@
 """The SQLite log keeps the contract, and what only a file can promise."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, NewerDatabase, StoreClosed
 from eventstore.notes import LogRecorded
-from eventstore.sqlite import APPLICATION_ID, SQLiteLog, sqlite3
+from eventstore.sqlite import APPLICATION_ID, SQLiteLog, driver, sqlite3
 from eventstore.store import EventStore
 from eventstore.testing import LogContract
 
@@ -225,6 +227,20 @@ def test_a_database_of_a_newer_release_is_refused_and_untouched(log, path):
     error = refused_untouched(path, NewerDatabase)
 
     assert (error.found, error.known) == (99, 2)
+
+
+@pytest.mark.parametrize("key", [None, bytes(32)], ids=["plain", "encrypted"])
+def test_nothing_is_left_in_memory_of_a_log_that_was_closed(path, key):
+    log = SQLiteLog(path, key=key)
+    EventStore(log, []).append("s", LINE)
+    connections = [weakref.ref(connection) for connection in driver._OPEN if connection.path == path]
+
+    log.close()
+    del log
+
+    gc.collect()
+    assert len(connections) > 1
+    assert [connection() for connection in connections if connection() is not None] == []
 
 
 # --- read-only ------------------------------------------------------------------------------------------------------

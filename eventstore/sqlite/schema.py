@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -148,8 +148,7 @@ def _refuse_strange_parts(connection: sqlite3.Connection, url: str, version: int
     """
     known = _parts(version)
     for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
-        body = _body(sql or "")
-        if name in known and body != known[name]:
+        if name in known and _body(sql or "") != known[name]:
             raise CannotOpen(url, f"its {kind} {name} is not the one that runfold makes; restore a backup")
         if name not in known and kind in ("trigger", "view"):
             raise CannotOpen(url, f"it holds a {kind} {name} that runfold did not make; drop it if it is yours")
@@ -182,6 +181,7 @@ def _parts(version: int = len(MIGRATIONS)) -> dict[str, str]:
     return {_name(statement): _body(statement) for statement in statements if _body(statement).startswith("CREATE ")}
 
 
+@lru_cache(maxsize=100)  # opening asks for those of our own schema again and again
 def _body(statement: str) -> str:
     lines = (line for line in statement.splitlines() if not line.startswith("--"))
     return " ".join(" ".join(lines).split())

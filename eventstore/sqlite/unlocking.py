@@ -29,6 +29,7 @@ from eventstore.sqlite.driver import (
     Access,
     Connection,
     Driver,
+    closing,
     explained,
     failures,
     not_ours,
@@ -240,7 +241,8 @@ def _loaded() -> Driver | None:
     probe = module.connect(":memory:")
     version = probe.execute("PRAGMA cipher_version").fetchone()
     probe.close()
-    kept: Any = type("Connection", (module.Connection,), {"__slots__": Connection.__slots__})
+    ours = {"__slots__": Connection.__slots__, "close": closing(module.Connection)}
+    kept: Any = type("Connection", (module.Connection,), ours)
     return version and Driver(f"SQLCipher {version[0]}", module.sqlite_version_info, module.connect, kept)
 
 
