@@ -1,8 +1,9 @@
-"""How all tests run, wherever they stand: Hypothesis' profiles, and bytecode that is kept.
+"""How all tests run, wherever they stand: Hypothesis' profiles, bytecode that is kept, and what no collector looks at.
 
 No deadlines and no look at how long drawing takes (two cores are shared); the same examples each time where CI is set.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -23,3 +24,9 @@ if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMOR
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_finish() -> None:
+    """Six thousand tests stay to the end: unless it is told, the garbage collector looks at all they are made of."""
+    gc.collect()
+    gc.freeze()

@@ -66,32 +66,46 @@ COLUMNS = [
 ]
 
 
-@pytest.mark.parametrize(("table", "column"), COLUMNS)
-def test_any_value_altered_by_hand_is_found_with_row_column_values_and_event(traced, table, column):
-    with contextlib.closing(sqlite3.connect(traced)) as connection:
-        (kind,) = connection.execute(
-            f"SELECT type FROM pragma_table_info('{table}') WHERE name = '{column}'"
-        ).fetchone()
-        one = f"_position = (SELECT min(_position) FROM {table} WHERE run_id = 'build-7')"
-        (old,) = connection.execute(f"SELECT {column} FROM {table} WHERE {one}").fetchone()
-    value = {"TEXT": "altered", "INTEGER": 7777, "REAL": 7.75}[kind]
-    by_hand(traced, f"UPDATE {table} SET {column} = {value!r} WHERE {one}")
+def altered(path, table, columns):
+    """Give each of these columns of one row another value; the old and the new ones, by column."""
+    one = f"_position = (SELECT min(_position) FROM {table} WHERE run_id = 'build-7')"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        kinds = dict(connection.execute(f"SELECT name, type FROM pragma_table_info('{table}')"))
+        old = connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {one}").fetchone()
+    new = [{"TEXT": "altered", "INTEGER": 7777, "REAL": 7.75}[kinds[column]] for column in columns]
+    by_hand(path, f"UPDATE {table} SET {', '.join(map('{} = {!r}'.format, columns, new))} WHERE {one}")
+    return {column: values for column, *values in zip(columns, old, new, strict=True)}
+
+
+@pytest.mark.parametrize("projection", OF_RUNS, ids=lambda projection: projection.name)
+def test_any_value_altered_by_hand_is_found_with_row_column_values_and_event(traced, projection):
+    """All columns in one go: each has to be told, and no other."""
+    table = projection.name
+    values = altered(traced, table, [name for of, name in COLUMNS if of == table and name not in projection.key])
 
     report = asked("rebuild", traced, "--check", code=1)
     assert report["ok"] is False
-    if column in ("run_id", "call_id", "message"):  # another key is another row: one too many and one missing
-        assert {(item["stored"], item["expected"]) for item in report["listed"]} == {
-            ("there", "absent"),
-            ("absent", "there"),
-        }
-        assert value in [key for item in report["listed"] for key in item["key"]]
-    else:
-        (item,) = report["listed"]
-        assert (item["projection"], item["key"][0], item["column"]) == (table, "build-7", column)
-        assert (item["stored"], item["expected"]) == (value, old)
+    assert {item["column"]: [item["expected"], item["stored"]] for item in report["listed"]} == values
+    said = " ".join(runfold("rebuild", traced, "--check", code=1).stdout.split())
+    for item in report["listed"]:
+        assert (item["projection"], item["key"][0]) == (table, "build-7")
         assert item["event"]
-        said = " ".join(runfold("rebuild", traced, "--check", code=1).stdout.split())
-        assert f": {column} is {value!r} and should be {old!r}; last touched by {item['event']} at position" in said
+        old, new = values[item["column"]]
+        touched = f"last touched by {item['event']} at position"
+        assert f": {item['column']} is {new!r} and should be {old!r}; {touched}" in said
+    runfold("rebuild", traced)
+    runfold("rebuild", traced, "--check")
+
+
+@pytest.mark.parametrize(("table", "column"), [(of.name, name) for of in OF_RUNS for name in of.key])
+def test_a_key_altered_by_hand_is_found_as_a_row_too_many_and_one_missing(traced, table, column):
+    ((_, value),) = altered(traced, table, [column]).values()
+
+    report = asked("rebuild", traced, "--check", code=1)
+    assert report["ok"] is False
+    found = {(item["stored"], item["expected"]) for item in report["listed"]}
+    assert found == {("there", "absent"), ("absent", "there")}
+    assert value in [key for item in report["listed"] for key in item["key"]]
     runfold("rebuild", traced)
     runfold("rebuild", traced, "--check")
 
