@@ -52,8 +52,12 @@ class Ahead:
         index = bisect_left(self._positions, position)
         if index == len(self._positions) or self._positions[index] != position:
             return None
-        self._page = {recorded.position: recorded for recorded in self._fetch(self._positions[index:])}
-        return self._page.get(position)
+        # The first page begins with the first of them: whoever goes over all of them later finds it still there.
+        for start in (index,) if self._page or not index else (0, index):
+            self._page = {recorded.position: recorded for recorded in self._fetch(self._positions[start:])}
+            if (found := self._page.get(position)) is not None:
+                return found
+        return None
 
 
 class Replay:
