@@ -95,6 +95,32 @@ def test_the_copy_in_the_folder_is_a_log_that_every_command_reads(runs, folder):
     assert runfold("export", folder / "log.db").stdout_bytes == b"".join(export_lines(runs.store))
 
 
+@pytest.mark.parametrize("command", ["runs", "log", "stats"])
+def test_a_command_that_read_the_copy_leaves_it_as_a_medium_needs_it(runs, folder, tmp_path, command):
+    runs.backup(folder)
+    names = contents(folder).keys()
+    assert runfold(command, folder / "log.db").exit_code == 0
+
+    assert contents(folder).keys() == names
+    assert contents(folder)["log.db"][18:20] == b"\1\1", "no WAL is looked for"
+    work(runs, 2)
+    assert runs.backup(folder).ok
+    with restored(folder, tmp_path / "again.db") as again:
+        assert again.store.head() == runs.store.head()
+
+
+def test_a_copy_that_somebody_else_still_reads_is_left_to_them(runs, folder):
+    runs.backup(folder)
+    with (
+        projections.connect(folder / "log.db", app=APP) as first,
+        projections.connect(folder / "log.db", app=APP) as other,
+    ):
+        first.close()
+
+        assert other.store.head() == runs.store.head()
+        assert other.verify().ok
+
+
 def test_a_log_in_memory_is_backed_up_as_any_other(folder, tmp_path):
     with projections.connect("memory:", app=APP) as runs:
         work(runs, 1)

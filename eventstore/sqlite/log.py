@@ -132,7 +132,9 @@ class SQLiteLog:
         self._look_for_loss(accept_loss=accept_loss, young=young)
         connection = self._open()
         try:
-            prepare(connection, self.url, busy_timeout, read_only=read_only, identity=identity, data_key=data_key)
+            self._rests = prepare(
+                connection, self.url, busy_timeout, read_only=read_only, identity=identity, data_key=data_key
+            )
             self.id: str = identity_of(connection, self.url)
             self._data_key = unlocking.needed_data_key(connection, self.url)
             self._witness.veil(self._data_key)
@@ -383,7 +385,10 @@ class SQLiteLog:
         return self._closed
 
     def close(self) -> None:
-        """See `log.Log`. In a forked child it only forgets: the connections are the parent's."""
+        """See `log.Log`. In a forked child it only forgets: the connections are the parent's.
+
+        A file that was found at rest, as the copy in a backup is, is left so.
+        """
         if self._process != os.getpid():
             self._closed = True
             return
@@ -394,18 +399,16 @@ class SQLiteLog:
             self._closed = True
             self._witness.close()
             self._close_idle()
-            self._writer.close()
+            self._writer.close(resting=self._rests)
         with self._grown:
             self._grown.notify_all()
 
     def rest(self) -> None:
         """Close, and leave one plain file where nobody else has it open: it is read without a file beside it.
 
-        So a backup may lie on a medium that cannot be written. The next opening for writing brings the WAL back.
+        So a backup may lie on a medium that cannot be written. Who opens it to write brings the WAL back till its end.
         """
-        with suppress(*failures()), self._commits.turn():
-            self._close_idle()
-            self._writer.connection.execute("PRAGMA journal_mode = DELETE")
+        self._rests = True
         self.close()
 
     def _close_idle(self) -> None:

@@ -47,8 +47,8 @@ def find(path: Path, url: str, files: Files, *, create: bool, read_only: bool) -
 
 def prepare(
     connection: Connection, url: str, timeout: float, *, read_only: bool, identity: str | None, data_key: bytes | None
-) -> None:
-    """See that a database has the schema of this release.
+) -> bool:
+    """See that a database has the schema of this release; whether it was found at rest, without a WAL.
 
     Raises:
         CannotOpen, NewerDatabase, DatabaseBusy: nothing was changed.
@@ -57,31 +57,32 @@ def prepare(
         found = schema_version(connection, url)
         if found < len(MIGRATIONS) and read_only:
             raise CannotOpen(url, "its schema is older than this release; open it once for writing")
-        if not read_only:
-            switch_to_wal(connection, timeout)
+        rests = not read_only and switch_to_wal(connection, timeout) and bool(found)
         if found < len(MIGRATIONS):
             migrate(connection, url, identity)
         if not read_only:
             unlocking.make_data_key(connection, data_key)
     except failures() as error:
         raise explained(error, url, timeout) from error
+    return rests
 
 
-def switch_to_wal(connection: Connection, timeout: float) -> None:
-    """Switch a database to WAL mode, if it is not.
+def switch_to_wal(connection: Connection, timeout: float) -> bool:
+    """Switch a database to WAL mode, and tell whether it was not.
 
     The switch ignores SQLite's busy handler, so eight processes that open one new file at once need this loop.
     """
     deadline = time.monotonic() + timeout
     while True:
         try:
+            (found,) = connection.execute("PRAGMA journal_mode").fetchone()
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except failures("OperationalError") as error:
             if not is_locked(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
         else:
-            return
+            return bool(found != "wal")
 
 
 def roll_back(path: Path, connect: Callable[[], Connection]) -> None:

@@ -157,7 +157,11 @@ class Writer:
         self._unsettled, self.name = True, object()
         return self.connection
 
-    def close(self) -> None:
-        """Close the connection, unless it is not ours to close."""
-        if not self._unsettled:
-            self.connection.close()
+    def close(self, *, resting: bool = False) -> None:
+        """Close the connection, unless it is not ours to close; resting, with no WAL, where nobody else needs one."""
+        if self._unsettled:
+            return
+        if resting:
+            with suppress(*failures()):
+                self.connection.execute("PRAGMA journal_mode = DELETE")
+        self.connection.close()
