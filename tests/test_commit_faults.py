@@ -97,6 +97,50 @@ def test_a_row_that_is_refused_is_not_what_the_witness_saw(log, store):
     assert read_again(log) == ["notes", "notes"]
 
 
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_row_that_is_refused_when_a_neighbour_looks_is_told_to_the_one_whose_it_is(log, store, swallowed):
+    def looks(transaction):
+        with contextlib.suppress(sqlite3.IntegrityError if swallowed else LookupError):
+            transaction.head()
+        return append(store, "notes", MetaSet("n", 2))(transaction)
+
+    store.append("notes", MetaSet("n", 0))
+    with log.reading() as view:
+        (stands,) = view.read("notes", after=0, limit=1)
+    outcomes = Outcomes()
+    with Held(log):
+        submit(log, append(store, "notes", MetaSet("n", 1)), outcomes)
+        submit(log, lambda transaction: transaction.insert([stands._replace(position=9, hash=b"x" * 32)]), outcomes)
+        submit(log, looks, outcomes)
+    outcomes.wait(3)
+
+    assert [type(m.error) for m in outcomes.told[0]] == [type(None), sqlite3.IntegrityError, type(None)]
+    assert read_again(log) == ["notes"] * 3
+
+
+def test_who_looks_finds_what_a_neighbour_inserted_and_refused_costs_it_no_second_go(log, store):
+    goes, found = [], []
+
+    def first(transaction):
+        goes.append("first")
+        return append(store, "one", MetaSet("n", 1))(transaction)
+
+    def looks(transaction):
+        found.append([entry.stream for entry in transaction.read_all(after=0, limit=9)])
+        raise LookupError
+
+    outcomes = Outcomes()
+    with Held(log):
+        submit(log, first, outcomes)
+        submit(log, looks, outcomes)
+        submit(log, append(store, "two", MetaSet("n", 1)), outcomes)
+    outcomes.wait(3)
+
+    assert (goes, found) == (["first"], [["one"]])
+    assert [type(m.error) for m in outcomes.told[0]] == [type(None), LookupError, type(None)]
+    assert read_again(log) == ["one", "two"]
+
+
 @pytest.mark.parametrize("order", ["before", "behind", "around"])
 def test_what_a_stranger_to_the_tables_wrote_in_the_same_commit_is_folded(tmp_path, order):
     log = SQLiteLog(tmp_path / "agent.db")

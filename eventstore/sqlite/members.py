@@ -2,18 +2,20 @@
 
 One that is refused leaves its neighbours alone. One whose disk fails takes all along, for SQLite then undoes all that
 was written; so does one that swallows such a failure, or what comes after it would be on its own.
+
+Their entries are written together, when all have been judged: see `Gathering`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from eventstore.sqlite.driver import failures
+from eventstore.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
     from eventstore.log import Entry, Member
-    from eventstore.sqlite.transaction import SQLiteTransaction
 
 
 class HalfDone(Exception):
@@ -22,6 +24,51 @@ class HalfDone(Exception):
 
 class Undone(Exception):
     """SQLite undid the transaction, and no job said so."""
+
+
+class Gathering(SQLiteTransaction):
+    """The transaction of several members: their entries are held back until all are judged, or somebody looks.
+
+    An INSERT right behind another takes 3 µs. Between two jobs it takes 10: what they need has then taken its place in
+    the processor's caches. Every statement but the INSERT itself finds all that was inserted before it.
+    """
+
+    def __init__(self, *begun: Any) -> None:
+        super().__init__(*begun)
+        self.failed = False
+        """Whether something held back could not be written: then this transaction is never committed."""
+        self.waiting: list[Entry] = []
+        self._gathered = 0
+        self._changes = 0
+        """Rows that were changed by writing what was held back, and not by the job that made us write it."""
+        self.execute, self.executemany, self.run = map(self._behind, (self.execute, self.executemany, self.run))
+
+    def _behind(self, statement: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            if self.waiting:
+                self.flush()
+            return statement(*arguments)
+
+        return run
+
+    def insert(self, entries: Sequence[Entry]) -> None:
+        """See `log.Writing`."""
+        self.waiting += entries
+        self._gathered += 1
+        self.last = entries[-1]
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        waiting, self.waiting = self.waiting, []
+        before = self._connection.total_changes
+        failed, self.failed = self.failed, True  # until it is not, whatever comes between
+        super().insert(waiting)
+        self.failed = failed
+        self._changes += self._connection.total_changes - before
+
+    def written(self) -> object:
+        """As ever; what others left to be written is not this one's."""
+        return self._connection.total_changes - self._changes, self.deferred.added, self._gathered, self.failed
 
 
 def perform(transaction: SQLiteTransaction, members: Sequence[Member], *, apart: bool) -> list[Entry | None]:
@@ -44,7 +91,21 @@ def perform(transaction: SQLiteTransaction, members: Sequence[Member], *, apart:
         one(transaction, member)
         lasts.append(None if transaction.last is last else transaction.last)
         refuse_undone(transaction)
+    if isinstance(transaction, Gathering):
+        _flushed(transaction)
     return lasts
+
+
+def _flushed(transaction: Gathering) -> None:
+    """Write what is held back yet; where a row is refused, each member is to be told of its own."""
+    if transaction.waiting:
+        try:
+            transaction.flush()
+        except Exception as error:
+            refuse_undone(transaction)
+            raise HalfDone from error
+    if transaction.failed:  # and a job said nothing of it
+        raise HalfDone
 
 
 def refuse_undone(transaction: SQLiteTransaction) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from eventstore.errors import CannotOpen, OutcomeUnknown
 from eventstore.packing import Bases
 from eventstore.sqlite.driver import PLAIN, Connection, failures, refuse, sqlite3
-from eventstore.sqlite.members import Undone, perform, refuse_undone
+from eventstore.sqlite.members import Gathering, Undone, perform, refuse_undone
 from eventstore.sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class Writer:
         try:
             self.begin(connection)  # in here: an interrupt that came while it waited for the lock is raised behind it
             before = self._taken(connection)
-            transaction = SQLiteTransaction(connection, self._genesis, self.bases, before, self._archive)
+            shared = len(members) > 1 and not apart
+            kind = Gathering if shared else SQLiteTransaction
+            transaction = kind(connection, self._genesis, self.bases, before, self._archive)
             lasts = perform(transaction, members, apart=apart)
             transaction.before = before
             transaction.deferred.run(transaction)
