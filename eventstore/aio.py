@@ -295,6 +295,7 @@ class AsyncBlobs(Handle[Blobs]):
     exists = awaited(Blobs.exists)
     open = awaited(Blobs.open)
     check = awaited(Blobs.check)
+    missing = awaited(Blobs.missing)
     gc = awaited(Blobs.gc)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -189,7 +189,7 @@ class Blobs:
                 bad[item.name] = fact
             else:
                 sound[item.name] = item.size
-        faults = self._lacking(sound, bad)
+        faults = self._lacking(sound, bad, files.exists, self._generic)
         lost = {name: digest for name, (digest, _) in faults.items()}
         bad = {name: fact for name, fact in bad.items() if name not in sound}
         more = self._mentioning({**bad, **lost}) if bad or lost else {}
@@ -200,30 +200,63 @@ class Blobs:
             told.append(BlobFault(digest, bad.get(name, "is missing"), tuple(needs)))
         return Checked(len(sound), sum(sound.values()), tuple(told))
 
-    def _lacking(self, sound: Mapping[str, int], bad: Mapping[str, str]) -> dict[str, tuple[str, list[Need]]]:
-        """By name, the digest of what is lacking, and the entries that need it."""
+    def missing(self, sets: Sequence[int] = ()) -> tuple[BlobFault, ...]:
+        """The blobs that payloads need and of which there is no file: a quick look, at the folder and the log itself.
+
+        No blob is read, so a damaged one is there.
+
+        Args:
+            sets: positions of entries that list saved files, which these are to need as well.
+
+        Raises:
+            CannotOpen: their folder is a symlink, or cannot be read.
+            SegmentMissing, DamagedSegment, UnreadableEntry: one of these entries cannot be read.
+        """
+        there = {item.name: item.size for item in standing(self._files)}
+        faults = self._lacking(there, {}, self._files.is_there, partial(self._listed_at, sets))
+        return tuple(BlobFault(digest, "is missing", tuple(needs)) for digest, needs in faults.values())
+
+    def _lacking(
+        self,
+        sound: Mapping[str, int],
+        bad: Mapping[str, str],
+        exists: Callable[[str], bool],
+        entries: Callable[[], Iterator[Entry]],
+    ) -> dict[str, tuple[str, list[Need]]]:
+        """By name, the digest of what is lacking, and the entries that need it; these entries may list saved files."""
         came: set[str] = set()
         lacking: dict[str, list[Need]] = {}
-        for need in self._needed():
+        for need in self._needed(entries):
             name = self._files.name(need.digest)
             if name in sound or name in came:
                 continue
-            if name not in bad and name not in lacking and self._files.exists(need.digest):  # written since
+            if name not in bad and name not in lacking and exists(need.digest):  # written since
                 came.add(name)
             else:
                 lacking.setdefault(name, []).append(need)
         # An entry may have left for its segment since, which holds it whole, and a collector taken what it needed.
-        still = {*self._needed()} if lacking else set()
+        still = {*self._needed(entries)} if lacking else set()
         needed = {name: [need for need in needs if need in still] for name, needs in lacking.items()}
         return {name: (needs[0].digest, needs) for name, needs in needed.items() if needs}
 
-    def _needed(self) -> Iterator[Need]:
+    def _needed(self, entries: Callable[[], Iterator[Entry]]) -> Iterator[Need]:
         with self._log.reading() as view:
             yield from view.needs()
-        for entry in _walked(self._log, 0, None, ("LogRecorded",)):
-            if isinstance(entry, Entry) and FILES_SAVED in entry.data:
+        for entry in entries():
+            if FILES_SAVED in entry.data:
                 for digest in listed(entry.data):
                     yield Need(entry.position, entry.stream, entry.type, digest)
+
+    def _generic(self) -> Iterator[Entry]:
+        return (entry for entry in _walked(self._log, 0, None, ("LogRecorded",)) if isinstance(entry, Entry))
+
+    def _listed_at(self, positions: Sequence[int]) -> Iterator[Entry]:
+        while positions:
+            with self._log.reading() as view:
+                page = view.at(positions[:PAGE])
+            yield from page
+            passed = page[-1].position if page else positions[-1]
+            positions = [position for position in positions if position > passed]
 
     def _mentioning(self, names: Iterable[str]) -> dict[str, list[Need]]:
         """By name, the entries that mention these blobs, or that cannot be read without them."""

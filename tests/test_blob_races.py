@@ -158,8 +158,8 @@ def test_a_payload_that_left_for_its_segment_while_blobs_were_checked_needs_no_b
     world.jumps(days=1)
     honest = Blobs._needed
 
-    def left_meanwhile(blobs):
-        needs = [*honest(blobs)]
+    def left_meanwhile(blobs, entries):
+        needs = [*honest(blobs, entries)]
         monkeypatch.undo()
         runs.archive(keep_days=0)
         ages(runs.store.log)

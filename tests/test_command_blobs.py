@@ -6,6 +6,7 @@ import pytest
 
 import projections
 from eventstore.notes import LogRecorded, MetaSet
+from eventstore.workflow import RunCompleted
 from tests.blobbing import ages, noise
 from tests.commanding import asked, plain_surroundings, process, runfold  # noqa: F401 - a fixture
 
@@ -91,6 +92,35 @@ def test_a_check_names_what_entries_need_and_put_heals(database, tmp_path):
     assert (fault["digest"], fault["needs"][0]["position"]) == (DIGEST, 1)
     runfold("blobs", "put", database, "one")
     assert asked("blobs", "check", database) == {"ok": True, "blobs": 1, "bytes": 3, "faults": []}
+
+
+def blobs_of(database, code):
+    return next(it for it in asked("doctor", database, code=code)["findings"] if it["what"] == "blobs")
+
+
+def test_the_doctor_tells_of_missing_blobs_what_to_do_and_reads_none(database, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.txt").write_text("hello")
+    with projections.connect(database) as runs:
+        runs.submit("deploy", run_id="run-1", input=noise())
+        with runs.worker("w") as worker, worker.claim() as attempt:
+            attempt.save_files(folder)
+            attempt.append(RunCompleted())
+    assert blobs_of(database, 0)["ok"]
+    files = [file for file in database.with_name("agent.db-blobs").rglob("*") if file.is_file()]
+    assert len(files) == 2
+    for file in files:  # a damaged one is there, and for others to find
+        file.write_bytes(b"garbled")
+    assert blobs_of(database, 0)["ok"]
+
+    for file in files:
+        file.unlink()
+    told = blobs_of(database, 1)
+
+    assert not told["ok"]
+    assert "is missing; the entries at 1 (RunQueued of run-1) need it; and 1 more" in told["found"]
+    assert "`runfold blobs put FILE`" in told["remedy"]
 
 
 def test_gc_tells_what_would_go_and_then_takes_it(database, tmp_path):

@@ -16,9 +16,13 @@ from rich.text import Text
 import eventstore
 import projections
 from eventstore import sqlite
+from eventstore.blobfiles import PUT_BACK
+from eventstore.blobs import FILES_SAVED
 from eventstore.errors import EventStoreError
 from projections.cli import output
 from projections.cli.opening import connect, store_command
+from projections.logs import LOGS
+from projections.tables import Range
 
 if TYPE_CHECKING:
     from projections import Runs
@@ -42,8 +46,8 @@ def doctor(database: str, app: str | None, as_json: bool) -> None:  # noqa: FBT0
     """Examine the installation and a database.
 
     Python, the SQLite library (older than 3.51.3 it can corrupt a database), other packages of our names; then the
-    database: its mode, its schema, the files of its sealed days, its tables, and runs whose worker is dead. Exits 1 if
-    something is wrong.
+    database: its mode, its schema, the files of its sealed days and blobs, its tables, and runs whose worker is dead.
+    Exits 1 if something is wrong.
     """
     findings = [*_installation(), *_database(database, app)]
     if as_json:
@@ -110,6 +114,7 @@ def _database(database: str, app: str | None) -> Iterator[Finding]:
         with connect(database, app) as runs:
             yield Finding("database", ok=True, found=database)
             yield from _file(runs)
+            yield from _blobs(runs)
             yield from _tables(runs)
             yield from _runs(runs)
     except EventStoreError as error:
@@ -156,6 +161,23 @@ def _sealed_days(log: sqlite.SQLiteLog, runs: Runs) -> Iterator[Finding]:
     elif segments:
         beside = output.amount(sum(segment.size for segment in segments))
         yield Finding("sealed days", ok=True, found=f"{output.count(len(segments), 'file')}, {beside}")
+
+
+def _blobs(runs: Runs) -> Iterator[Finding]:
+    """Whether a file stands there for each blob that an entry needs; what is in it is `blobs check`'s to prove."""
+    segments = runs.segments()
+    sealed = segments[-1].last if segments else 0  # what is behind it is told without reading an old day's file
+    try:
+        rows = runs.view(LOGS).each(kind=FILES_SAVED, position=Range(sealed + 1), order="position")
+        missing = runs.blobs.missing([row.position for row in rows])
+    except EventStoreError as error:
+        yield Finding("blobs", ok=False, found=str(error))
+        return
+    if not missing:
+        yield Finding("blobs", ok=True, found="a file for each that an event needs")
+        return
+    more = f"; and {len(missing) - 1:,} more, which `runfold blobs check` names" if missing[1:] else ""
+    yield Finding("blobs", ok=False, found=f"{missing[0]}{more}", remedy=PUT_BACK)
 
 
 def _size(log: sqlite.SQLiteLog, file: str) -> int | None:
