@@ -160,6 +160,8 @@ def restore_days(
         left = _barred(store, [known[day] for day in wanted if todo[day]])
         return RestoredDays(dry_run=True, days=tuple(wanted), entries=total - left, left=left)
     _refuse_read_only(store)
+    if not total:  # and no folder is made to hold
+        return RestoredDays(dry_run=False, days=tuple(wanted), entries=0, left=0)
     back = 0
     with folder.held():
         for day in wanted:

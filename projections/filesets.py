@@ -10,7 +10,9 @@ the set tells which were left out.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,7 +21,7 @@ from attrs import frozen
 from eventstore.blobs import FILES_SAVED, listed
 from eventstore.connecting import is_open
 from eventstore.errors import InvalidArgument, InvalidPayload, MissingBlob
-from eventstore.files import OperatingSystem
+from eventstore.files import Files, OperatingSystem
 from eventstore.notes import LogRecorded
 
 if TYPE_CHECKING:
@@ -154,11 +156,17 @@ class FileSets:
         blobs: where the files are kept.
         entries: generic log entries by their filters; see `notes.Logs.each`.
         stream: gives a run's stream; raises `RunNotFound`.
+        files: the port for file work, through which they are brought back.
     """
 
     def __init__(
-        self, blobs: Blobs, entries: Callable[..., Iterator[Any]], stream: Callable[[str], Stream[Any]]
+        self,
+        blobs: Blobs,
+        entries: Callable[..., Iterator[Any]],
+        stream: Callable[[str], Stream[Any]],
+        files: Files | None = None,
     ) -> None:
+        self._files = files or OperatingSystem()
         self._blobs = blobs
         self._entries = entries
         self._stream = stream
@@ -191,7 +199,7 @@ class FileSets:
         Raises:
             RunNotFound: no run of that id.
             InvalidArgument: it saved no such set, or a path in it leads out of the folder, or to a file of a store
-                that is open in this process; nothing was written.
+                that is open in this process, or the disk takes two of them for one; nothing was written.
             MissingBlob: a file of it is missing or damaged; nothing was written.
             OSError: the disk does not take it, or a symlink is in the way; some files may stand.
         """
@@ -209,8 +217,9 @@ class FileSets:
             if is_open(root.joinpath(*parts)):
                 reason = f"is a file of an open store in {root}, and would be written over; restore into another folder"
                 raise InvalidArgument("path", path, reason)
-        files = OperatingSystem()
+        files = self._files
         files.own(root)
+        _refuse_twins(files, root, found.files)
         files.folder(root)
         for path, file in found.files.items():
             target = root.joinpath(*places[path])
@@ -249,6 +258,39 @@ def _within(path: str) -> list[str]:
     if strange or any(part in ("", ".", "..") for part in parts):
         raise InvalidArgument("path", path, "leads out of the folder, or is none: somebody forged it")
     return parts
+
+
+_ALIKE: tuple[tuple[Callable[[str], str], str, str], ...] = (
+    (str.casefold, "a", "A"),
+    (partial(unicodedata.normalize, "NFC"), "\u00e4", "a\u0308"),
+)
+"""In what names may differ that a disk takes for one: case, or how an accent is written; each with an example."""
+
+
+def _refuse_twins(files: Files, root: Path, paths: Iterable[str]) -> None:
+    """Two files that the disk takes for one would both be written, and the first be gone.
+
+    Raises:
+        InvalidArgument: there are such; nothing was written.
+    """
+    for alike, one, other in _ALIKE:
+        first: dict[str, str] = {}
+        twins = [(path, standing) for path in paths if (standing := first.setdefault(alike(path), path)) != path]
+        if twins and _takes_for_one(files, root, one, other):
+            reason = f"and {twins[0][1]!r} are one name to the disk of {root}, so one would be lost; restore elsewhere"
+            raise InvalidArgument("path", twins[0][0], reason)
+
+
+def _takes_for_one(files: Files, folder: Path, one: str, other: str) -> bool:
+    """Whether names that differ as these two do are one, as a file that is made for a moment tells."""
+    while files.stat(folder) is None:
+        folder = folder.parent
+    name = f".runfold-{os.urandom(8).hex()}-"
+    files.make(folder / (name + one))
+    try:
+        return files.stat(folder / (name + other)) is not None
+    finally:
+        files.remove(folder / (name + one))
 
 
 def _walked(files: OperatingSystem, root: Path) -> Iterator[str]:

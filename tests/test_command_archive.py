@@ -49,6 +49,12 @@ def test_people_are_told_which_days_how_many_events_and_how_many_bytes(database)
     assert "no day is to be sealed" in runfold("archive", database).stdout
 
 
+def test_where_no_day_is_sealed_none_comes_back_and_no_folder_is_made(database):
+    assert runfold("restore", database, "--all-days").stdout == "no day is sealed\n"
+
+    assert not database.with_name("agent.db-archive").exists()
+
+
 def test_days_come_back_and_no_folder_is_named_then(database):
     stood = standing(database)
     runfold("archive", database, "--keep-days", "0")

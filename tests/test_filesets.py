@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pytest
 
 import projections
 from eventstore.errors import Fenced, InvalidArgument, InvalidPayload, MissingBlob, RunNotFound
+from eventstore.files import MemoryFiles
 from eventstore.notes import LogRecorded
 from eventstore.workflow import CheckpointSaved, RunCancelled
-from projections.filesets import SavedFile
+from projections.filesets import FileSets, SavedFile
 from tests.blobbing import ages, begun
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes and symlinks are of POSIX")
@@ -313,6 +315,50 @@ def test_files_of_another_store_that_is_open_in_this_process_are_neither_saved_n
         theirs.close()
         attempt.save_files(work, "later")
         assert "other.db" in runs.files.of("run-1", name="later")[0].files
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [("src/Read.me", "SRC/read.me", str.lower), ("\u00fc", "u\u0308", lambda name: unicodedata.normalize("NFD", name))],
+    ids=["case", "accents"],
+)
+def test_two_files_that_a_disk_takes_for_one_are_refused_by_their_names_and_nothing_is_written(one, other, alike):
+    class Alike(MemoryFiles):
+        def _of(self, path):
+            return Path(alike(str(path)))
+
+        def folder(self, path):
+            super().folder(self._of(path))
+
+        def stat(self, path):
+            return super().stat(self._of(path))
+
+        def _found(self, path):
+            return super()._found(self._of(path))
+
+        def _within(self, path):
+            return super()._within(self._of(path))
+
+        def writing(self, path, **options):
+            return super().writing(self._of(path), **options)
+
+        def remove(self, path):
+            return super().remove(self._of(path))
+
+    with projections.connect("memory:") as runs:
+        with begun(runs) as attempt:
+            files = {path: {"blob": runs.blobs.write(path.encode()), "size": 1} for path in (one, other, "c")}
+            attempt.append(LogRecorded("runfold", "files-saved", "files", {"files": files}))
+        disks = Alike(), MemoryFiles()
+        sets = [FileSets(runs.blobs, runs.logs.each, runs.files._stream, disk) for disk in disks]
+        with pytest.raises(InvalidArgument) as refused:
+            sets[0].restore("run-1", "/new/place")
+
+        assert repr(one) in str(refused.value)
+        assert repr(other) in str(refused.value)
+        assert disks[0].names(Path("/")) == []
+        sets[1].restore("run-1", "/new/place")
+        assert {path: disks[1].read(Path("/new/place") / path) for path in files} == {p: p.encode() for p in files}
 
 
 # --- a collector beside it, a redactor before it ----------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Since(click.ParamType[datetime]):
 @click.option("--roots", is_flag=True, help="Only runs that no other waits for.")
 @click.option("--since", type=Since(), help="Only runs queued since: ISO 8601, a date, or an age such as 90m, 12h, 7d.")
 @click.option("--started-after", type=Since(), help="Only runs first started since, likewise.")
-@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--after", metavar="RUN", help="Go on after this run, the last one of the page before.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Pass over so many first; better go on with --after.")
 @click.option("--all", "everything", is_flag=True, help="All of them, whatever the limit.")
