@@ -141,6 +141,7 @@ class Gate:
         if attempt is not None and (type(attempt) is not int or not 0 <= attempt <= MAX_INTEGER):
             raise InvalidArgument("attempt", attempt, "must be the number of an attempt: 1, 2, 3 …")
         encoded_meta = None if meta is None else encode_json("meta", meta)
+        beside = 0 if encoded_meta is None else len(encoded_meta)
         occurred = None if occurred_at is None else _microseconds("occurred_at", occurred_at)
         drafts = []
         size = 0
@@ -151,7 +152,7 @@ class Gate:
                 (seal := self._seals.get(kind)) is not None and seal(stream, event, event, vouched) is not event
             ):
                 data, fields = self._sealed(stream, event, data, fields, vouched=vouched)
-            size += len(data) + len(encoded_meta or "")
+            size += len(data) + beside
             if size > MAX_BATCH_BYTES:
                 reason = (
                     f"hold more than the {MAX_BATCH_BYTES} bytes of one append; split them, or keep large data apart"
@@ -229,16 +230,14 @@ class Gate:
     ) -> tuple[Folded[S], Recorded]:
         """Pass one draft through fence, version and machine, into the place after `last`; nothing is inserted yet."""
         kind, type_, data, key, attempt, occurred_at, meta, fields = draft
-        view = self.fixed(view, kind)
-        machine, version, state = view
+        machine, version, state = view = self.fixed(view, kind) if view.machine is None else view
         if machine is not None and machine.fence is not None and kind in machine.events:
             attempt = machine.fence(state, stream, kind, attempt, held)
         if expected_version is not None and version != expected_version:
             raise VersionConflict(stream, expected_version, version)
-        entry = Entry(
-            last.position + 1, stream, version + 1, type_, recorded_at, occurred_at, attempt, key, b"", meta, data
-        )
-        recorded = Recorded(chained(last.hash, entry), kind, self.codec, fields)
+        number = version + 1
+        unchained = (last.position + 1, stream, number, type_, recorded_at, occurred_at, attempt, key, b"", meta, data)
+        recorded = Recorded(chained(last.hash, unchained), kind, self.codec, fields)
         return self._judge(view, recorded), recorded
 
     def insert(self, transaction: Writing, before: Head, placed: Sequence[Recorded]) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import zlib
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from eventstore.log import Entry
+from eventstore.log import Entry
 
 WITNESS_BYTES = 256
 """Of the witness file: fixed, so that each write covers the last one whole."""
@@ -25,7 +24,7 @@ def genesis(log_id: str) -> bytes:
     return sha256(b"runfold/1" + log_id.encode()).digest()
 
 
-def chain(previous: bytes, entry: Entry) -> bytes:
+def chain(previous: bytes, entry: tuple[Any, ...]) -> bytes:
     """hash(p) of format 1, fixed for ever: the previous hash and each column as a netstring, absent ones empty.
 
     Payload and meta go in by their own SHA-256, over the JSON bytes as first encoded, so that a packed or redacted
@@ -48,9 +47,9 @@ def chain(previous: bytes, entry: Entry) -> bytes:
     ).digest()  # fmt: skip
 
 
-def chained(previous: bytes, entry: Entry) -> Entry:
-    """The entry with its hash, in place of whatever it had there."""
-    return tuple.__new__(type(entry), (*entry[:8], chain(previous, entry), *entry[9:]))  # see `changing`
+def chained(previous: bytes, columns: tuple[Any, ...]) -> Entry:
+    """The entry of these columns, with its hash in place of whatever they had there."""
+    return tuple.__new__(Entry, (*columns[:8], chain(previous, columns), *columns[9:]))  # see `changing`
 
 
 class Witness(NamedTuple):

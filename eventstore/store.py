@@ -373,17 +373,18 @@ class Stream(Generic[S]):
         expected_version: int | None = None,
         provided: Callable[[Writing], None] | None = None,
     ) -> Callable[[Writing], Placed[S]]:
+        gate, name = self.store.gate, self.name
+
         def job(transaction: Writing) -> Placed[S]:
-            view = self.store.gate.latest(transaction, self.name, self._view)
+            view = gate.latest(transaction, name, self._view)
             drafts = drafts_for(view.state)
-            gate = self.store.gate
             keyed = drafts and drafts[0].key is not None
-            if keyed and (standing := gate.standing(transaction, self.name, drafts)) is not None:
+            if keyed and (standing := gate.standing(transaction, name, drafts)) is not None:
                 return view, standing, False
             if provided is not None:
                 provided(transaction)
-            view, recorded = self.store.gate.place(
-                transaction, view, self.name, drafts, expected_version=expected_version, held=self.attempt
+            view, recorded = gate.place(
+                transaction, view, name, drafts, expected_version=expected_version, held=self.attempt
             )
             return view, recorded, True
 
@@ -399,6 +400,8 @@ class Stream(Generic[S]):
         return recorded
 
     def _hold(self, recorded: tuple[Recorded, ...]) -> None:
-        attempts = [item.attempt for item in recorded if item.attempt is not None]
-        if attempts:  # another thread of this handle may have been faster, and have begun the next one
-            self.attempt = max(attempts[-1], self.attempt or 0)
+        for item in reversed(recorded):
+            if (attempt := item.entry.attempt) is not None:
+                # Another thread of this handle may have been faster, and have begun the next one.
+                self.attempt = max(attempt, self.attempt or 0)
+                break

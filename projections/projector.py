@@ -39,6 +39,8 @@ SMALL_GAP = 1_000
 """Entries that an append folds along for others; more is left to a view, which may take its time."""
 CHUNK = 1_000
 """Entries that are folded in one transaction when catching up."""
+_SORTS = 1_000
+"""Sets of event classes of which it is remembered whom they concern."""
 
 
 @frozen
@@ -107,7 +109,7 @@ class Projector:
         self._looked: tuple[Hashable, dict[str, str]] = (object(), {})
         self._abreast = _NOBODY
         self._keys: tuple[tuple[Projection[Any], ...], list[Values]] = (), []
-        self._every_kind = frozenset[type]().union(*(projection.kinds for projection in projections))
+        self._concern: tuple[tuple[Projection[Any], ...], dict[frozenset[type], tuple[Projection[Any], ...]]] = (), {}
         self._stored = {projection.name: codec.stored_names(projection.events) for projection in projections}
 
     def table(self, projection: Projection[R]) -> Table[R]:
@@ -223,15 +225,13 @@ class Projector:
         self, transaction: Writing, abreast: tuple[Projection[Any], ...], before: Head, recorded: Sequence[Recorded]
     ) -> tuple[Projection[Any], ...]:
         """Take along those that stood at the head before, and of whose tables nothing can have changed since."""
-        kinds = {item.kind for item in recorded}
-        for projection in () if kinds.isdisjoint(self._every_kind) else abreast:
-            if not projection.kinds.isdisjoint(kinds):
-                try:
-                    self.fold(transaction, projection, self.table(projection), recorded)
-                except ProjectionHalted as failure:
-                    cursor = CursorRow(projection.name, projection.fingerprint, before.position, before.hash.hex())
-                    self.move(transaction, _halted(cursor, failure))
-                    abreast = tuple(other for other in abreast if other is not projection)
+        for projection in self._concerned(abreast, recorded):
+            try:
+                self.fold(transaction, projection, self.table(projection), recorded)
+            except ProjectionHalted as failure:
+                cursor = CursorRow(projection.name, projection.fingerprint, before.position, before.hash.hex())
+                self.move(transaction, _halted(cursor, failure))
+                abreast = tuple(other for other in abreast if other is not projection)
         if abreast:
             last = recorded[-1].entry
             if self._keys[0] is not abreast:  # the same ones at every append, as a rule
@@ -239,6 +239,20 @@ class Projector:
             changes = {"position": last.position, "hash": last.hash.hex()}
             self.tables.update(transaction, CURSORS, self._keys[1], changes)
         return abreast
+
+    def _concerned(
+        self, abreast: tuple[Projection[Any], ...], recorded: Sequence[Recorded]
+    ) -> tuple[Projection[Any], ...]:
+        """Those of them that fold events of these classes; looked up, or each append asks each projection."""
+        kinds = frozenset([item.kind for item in recorded])
+        if self._concern[0] is not abreast or len(self._concern[1]) > _SORTS:
+            self._concern = abreast, {}
+        try:
+            return self._concern[1][kinds]
+        except KeyError:
+            found = tuple(projection for projection in abreast if not projection.kinds.isdisjoint(kinds))
+            self._concern[1][kinds] = found
+            return found
 
     def _look_and_fold(
         self, transaction: Writing, before: Head, recorded: Sequence[Recorded], *, dense: bool

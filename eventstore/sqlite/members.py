@@ -84,7 +84,12 @@ def perform(transaction: SQLiteTransaction, members: Sequence[Member], *, apart:
         Undone: the disk failed under a job that said nothing of it.
         BaseException: what a lone member raised, or a failing disk.
     """
-    one = _apart if apart else _together if len(members) > 1 else _alone
+    if len(members) == 1:  # most commits, where many do not write at once
+        (member,) = members
+        member.result = member.job(transaction)
+        refuse_undone(transaction)
+        return [transaction.last]
+    one = _apart if apart else _together
     lasts: list[Entry | None] = []
     for member in members:
         last = transaction.last
@@ -112,10 +117,6 @@ def refuse_undone(transaction: SQLiteTransaction) -> None:
     """Refuse to go on where SQLite has undone the transaction without anybody saying so."""
     if not transaction.open:
         raise Undone
-
-
-def _alone(transaction: SQLiteTransaction, member: Member) -> None:
-    member.result = member.job(transaction)
 
 
 def _together(transaction: SQLiteTransaction, member: Member) -> None:

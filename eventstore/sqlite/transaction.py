@@ -55,16 +55,20 @@ _DATES = range(-62_135_596_800_000_000, 253_402_300_800_000_000)
 
 
 @cache
-def _insert(*absent: bool) -> str:
-    """INSERT of an entry of which of `occurred_at`, `attempt`, `key` and `meta` these are absent.
+def _insert(*absent: bool) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """INSERT of an entry of which of `occurred_at`, `attempt`, `key` and `meta` these are absent; what picks the rest.
 
     NULL stands in the statement's own words, and blobs are given as bytearrays: for each None and each bytes that is
     bound, pysqlite3 looks for somebody to adapt it, by way of three exceptions. That is 2 µs each, and was half of all
     that an INSERT took.
     """
     occurred_at, attempt, key, meta = ("NULL" if gone else "?" for gone in absent)
-    columns = "position, stream, version, type, recorded_at, hash, data, occurred_at, attempt, key, meta"
-    return f"INSERT INTO events({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, {occurred_at}, {attempt}, {key}, {meta})"  # noqa: S608
+    sql = (
+        f"INSERT INTO events({_COLUMNS}) "  # noqa: S608
+        f"VALUES (?, ?, ?, ?, ?, {occurred_at}, {attempt}, {key}, ?, {meta}, ?)"
+    )
+    gone = (False, False, False, False, False, *absent[:3], False, absent[3], False)
+    return sql, itemgetter(*(place for place, absence in enumerate(gone) if not absence))
 
 
 class SQLiteTransaction(Segmented):
@@ -305,21 +309,24 @@ class SQLiteTransaction(Segmented):
         self.last = entries[-1]  # not before they stand: the witness is told of it
 
     def _write(self, entries: Sequence[Entry], bases: Bases) -> None:
-        alike: list[list[Any]] = []  # rows that one statement writes
+        alike: list[tuple[Any, ...]] = []  # rows that one statement writes
         statement = ""
         for entry in entries:
-            position, stream, version, kind, recorded_at, occurred_at, attempt, key, digest, meta, data = entry
-            wanted = _insert(occurred_at is None, attempt is None, key is None, meta is None)
-            large = len(data) >= PACKED_FROM
-            if alike and (large or wanted is not statement):  # a large one may have one of those before it as its base
+            _, _, _, _, _, occurred_at, attempt, key, digest, meta, data = entry
+            wanted, present = _insert(occurred_at is None, attempt is None, key is None, meta is None)
+            stored: str | bytes | bytearray = data
+            if len(data) >= PACKED_FROM:
+                if alike:  # it may have one of those before it as its base
+                    self._insert(statement, alike)
+                    alike = []
+                stored = pack(entry, self, bases)
+                if type(stored) is bytes:
+                    stored = bytearray(stored)
+            elif alike and wanted is not statement:
                 self._insert(statement, alike)
                 alike = []
             statement = wanted
-            packed = pack(entry, self, bases) if large else data
-            stored = packed if isinstance(packed, str) else bytearray(packed)
-            values = [position, stream, version, kind, recorded_at, bytearray(digest), stored]
-            values += [value for value in (occurred_at, attempt, key, meta) if value is not None]
-            alike.append(values)
+            alike.append(present((*entry[:8], bytearray(digest), meta, stored)))
         self._insert(statement, alike)
 
     def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
