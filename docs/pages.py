@@ -12,7 +12,8 @@ front of a block says what else it is:
 
 A comment that begins with `setup` holds Python that is run and not shown: what the reader has already, and a test not.
 
-Times, ages and made-up ids differ each time and are compared by their shape.
+Times, ages and made-up ids differ each time and are compared by their shape. A `runfold` with plain words is performed in
+this process, which has imported it already; with anything that is bash's to do, in one of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import doctest
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,9 @@ from typing import Self
 
 import click
 from attrs import define, frozen
+from click.testing import CliRunner
+
+from projections.cli import main as runfold
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
@@ -43,6 +48,9 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _END = "__the_command_ended__"
+_EXPORT = re.compile(r"export (?P<name>\w+)=(?P<value>[\w./-]+)")
+_PLAIN = re.compile(r"""(?P<set>(?:\w+=[\w./-]+ )*)runfold (?P<words>(?:[\w ./:=,@+-]|'[^']*'|"[^"$`\\]*")+)""")
+"""What bash would pass on as it stands: words and quoted ones, with variables in front."""
 
 
 @frozen
@@ -201,7 +209,9 @@ class _Shell:
 
     def __init__(self, folder: Path) -> None:
         python = Path(sys.executable).parent
-        environment = {
+        self._folder = folder
+        self._exported: dict[str, str] = {}
+        self._environment = environment = {
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(folder),
             "COLUMNS": "100",
@@ -233,6 +243,10 @@ class _Shell:
 
     def run(self, command: str) -> str:
         """The output of a command, both streams, without what bash says about jobs that were killed."""
+        if exported := _EXPORT.fullmatch(command):
+            self._exported[exported["name"]] = exported["value"]
+        elif plain := _PLAIN.fullmatch(command):
+            return self._inside(plain["words"], dict(pair.split("=", 1) for pair in plain["set"].split()))
         self._process.stdin.write(f"{command}\nprintf '%s\\n' {_END}\n")
         self._process.stdin.flush()
         lines = []
@@ -245,6 +259,19 @@ class _Shell:
             lines.append("(the shell ended)\n")
         kept = [line.rstrip() for line in lines if not re.match(r"bash: (line \d+: )?\s*\d+ Killed", line)]
         text = "\n".join(kept).rstrip("\n")
+        return f"{text}\n" if text else ""
+
+
+    def _inside(self, words: str, given: dict[str, str]) -> str:
+        """As `run`, without a process: a third of a second less for each of a hundred commands."""
+        ours = dict.fromkeys((name for name in os.environ if name.startswith("RUNFOLD_")), None)
+        with contextlib.chdir(self._folder):
+            told = CliRunner(env={**ours, **self._environment, **self._exported, **given}).invoke(
+                runfold, shlex.split(words)
+            )
+        if told.exception is not None and not isinstance(told.exception, SystemExit):
+            raise told.exception
+        text = "\n".join(line.rstrip() for line in told.output.splitlines()).rstrip("\n")
         return f"{text}\n" if text else ""
 
 
