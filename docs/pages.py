@@ -12,8 +12,8 @@ front of a block says what else it is:
 
 A comment that begins with `setup` holds Python that is run and not shown: what the reader has already, and a test not.
 
-Times, ages and made-up ids differ each time and are compared by their shape. A `runfold` with plain words is performed in
-this process, which has imported it already; with anything that is bash's to do, in one of its own.
+Times, ages and made-up ids differ each time and are compared by their shape. A `runfold` with plain words is performed
+in this process, which has imported it already; with anything that is bash's to do, in one of its own.
 """
 
 from __future__ import annotations
@@ -260,7 +260,6 @@ class _Shell:
         kept = [line.rstrip() for line in lines if not re.match(r"bash: (line \d+: )?\s*\d+ Killed", line)]
         text = "\n".join(kept).rstrip("\n")
         return f"{text}\n" if text else ""
-
 
     def _inside(self, words: str, given: dict[str, str]) -> str:
         """As `run`, without a process: a third of a second less for each of a hundred commands."""

@@ -2,18 +2,12 @@
 
 import contextlib
 import io
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-import projections
 from docs import generate, generate_command, pages
 from eventstore.errors import RunExists
 
@@ -185,57 +179,3 @@ def test_no_page_speaks_of_the_machine_it_was_written_on(page):
     text = page.read_text()
 
     assert not re.search(r"/(work|root|home|tmp)/\w|/\.pyenv|" + re.escape(str(ROOT)), text)
-
-
-@pytest.fixture
-def example(tmp_path):
-    """Start the example daemon on the test's database; whatever was started is gone after the test."""
-    started = []
-
-    def start(*arguments):
-        command = [sys.executable, ROOT / "docs/examples/daemon.py", "agent.db", *arguments]
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def phase_of(path, run_id, wanted):
-    deadline = time.monotonic() + 20
-    with projections.connect(path / "agent.db") as runs:
-        while (phase := runs.workflow_runs.get(run_id).phase) != wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return phase
-
-
-def test_the_example_daemon_outlives_kill_9_and_the_operator_sees_it_to_its_end(tmp_path, example):
-    run_id = example("submit").communicate()[0].strip()
-    daemon = example()
-    assert phase_of(tmp_path, run_id, "paused") == "paused"
-    daemon.kill()
-    first, _ = daemon.communicate()
-    binaries = Path(sys.executable).parent
-    operator = subprocess.run(
-        ["sh", ROOT / "docs/examples/operator.sh", "agent.db"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    daemon = example()
-    ended = phase_of(tmp_path, run_id, "completed")
-    daemon.send_signal(signal.SIGTERM)
-    second, _ = daemon.communicate(timeout=20)
-
-    assert operator.returncode == 0, operator.stderr
-    assert (tmp_path / "log.jsonl").read_text().count("\n") > 0
-    assert ended == "completed"
-    assert daemon.returncode == 0
-    assert (first + second).count("running {'env': 'prod'}") == 1
-    assert (first + second).count("running {'path': '.'}") == 1

@@ -129,24 +129,33 @@ def test_the_daemon_killed_in_the_middle_of_a_call_makes_it_not_again_until_an_o
         assert runs.check().ok
 
 
-def test_the_operators_script_runs_from_end_to_end(tmp_path):
+def test_the_daemon_outlives_kill_9_and_the_operators_script_sees_its_run_to_the_end(tmp_path):
     path = tmp_path / "agent.db"
     run_id = submitted(path)
-    with projections.connect(path) as runs, daemon(path) as process:
-        until(lambda: runs.confirmations.count(decision=None))
-        process.kill()
-        process.communicate()
+    printed = []
+    with projections.connect(path) as runs:
+        with daemon(path) as process:
+            until(lambda: runs.confirmations.count(decision=None))
+            process.kill()
+            printed.append(process.communicate()[0])
 
         script = shutil.copy(EXAMPLES / "operator.sh", tmp_path)
         done = subprocess.run(
             ["sh", script, str(path)], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False
         )
-
         assert done.returncode == 0, done.stdout + done.stderr
         decided = runs.confirmations.get(run_id, "c2")
         assert (decided.decision, decided.by, decided.comment) == ("approved", "alice", "go ahead")
         exported = (tmp_path / "log.jsonl").read_text().splitlines()
         assert len(exported) == runs.store.head().position
+
+        with daemon(path) as process:
+            until(lambda: runs.workflow_runs.get(run_id).phase == "completed")
+            process.send_signal(signal.SIGTERM)
+            printed.append(process.communicate(timeout=PATIENCE)[0])
+            assert process.returncode == 0
+        everything = "".join(printed)
+        assert [everything.count(f"running {{{what}}}") for what in ("'env': 'prod'", "'path': '.'")] == [1, 1]
         assert runs.check().ok
 
 
