@@ -604,7 +604,7 @@ def test_the_command_backs_up_and_restores_and_says_what_it_did(runs, folder, tm
     told = runfold("backup", tmp_path / "agent.db", folder, "--verify-all").output.replace("\n", " ")
     back = asked("restore", tmp_path / "again.db", folder)
 
-    assert (first["position"], first["entries"], first["hash"]) == (head.position, head.position, head.hash.hex())
+    assert (first["position"], first["events"], first["hash"]) == (head.position, head.position, head.hash.hex())
     assert first["bytes"] > 4096
     assert "0 events copied" in told
     assert f"{head.position} events proved" in told

@@ -248,7 +248,7 @@ def test_an_app_brings_machines_and_projections(tmp_path, monkeypatch):
     assert asked("show", "x.db", "o-1", *app)["phase"] == "paid"
     assert asked("rebuild", "x.db", "items", "--check", *app)["rows"] == 1
     monkeypatch.setenv("RUNFOLD_APP", app[1])
-    assert asked("stats", "x.db")["projections"][-1]["name"] == "items"
+    assert asked("stats", "x.db")["tables"][-1]["name"] == "items"
 
 
 @pytest.mark.parametrize(

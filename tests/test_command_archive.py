@@ -61,7 +61,7 @@ def test_days_come_back_and_no_folder_is_named_then(database):
 
     promised = asked("restore", database, "--day", DAYS[0], "--day", DAYS[1], "--dry-run")
     done = asked("restore", database, "--day", DAYS[0], "--day", DAYS[1])
-    assert (done["entries"], done["days"]) == (promised["entries"], [*DAYS[:2]])
+    assert (done["events"], done["days"]) == (promised["events"], [*DAYS[:2]])
     assert "came back" in runfold("restore", database, "--all-days").stdout
     assert standing(database) == stood + 4, "and the notes of four days that were sealed"
 

@@ -179,11 +179,9 @@ def test_stats_counts(live):
 
     assert found["runs"] == {"queued": 1, "started": 1, "paused": 1}
     assert (found["streams"], found["open_questions"]) == (3, 1)
-    assert sum(item["events"] for item in found["types"]) == found["entries"]
+    assert sum(item["events"] for item in found["types"]) == found["events"]
     assert found["bytes"] > 4096
-    assert {item["name"]: item["behind"] for item in found["projections"]} == {
-        projection.name: 0 for projection in BUILT_IN
-    }
+    assert {item["name"]: item["behind"] for item in found["tables"]} == {projection.name: 0 for projection in BUILT_IN}
     said = runfold("stats", live).stdout
     assert "runs       1 queued, 1 started, 1 paused" in said
 
@@ -292,7 +290,7 @@ def test_export_and_import_through_files_and_pipes(traced, tmp_path):
     )
     assert (
         runfold("rebuild", "y.db", "--check").stdout
-        == f"{len(BUILT_IN)} tables of 12 rows agree with the log of 32 events\n"
+        == f"y.db: {len(BUILT_IN)} tables of 12 rows agree with the log of 32 events\n"
     )
 
 
@@ -331,13 +329,13 @@ def test_a_refusal_speaks_of_runs_and_not_of_events(live, words, said):
         runs.submit("other", run_id="run-9")
         worker.claim(["other"]).append(RunCompleted())
         runs.store.append("run-2", ToolCalled("t0", "bash"), ToolReturned("t0"), attempt=1)
-    before = asked("stats", live)["entries"]
+    before = asked("stats", live)["events"]
 
     result = runfold(words[0], live, *words[1:], code=1)
 
     assert result.stderr.startswith(f"Error: {said}")
     assert not any(event.__name__ in result.stderr for event in RUN.events)
-    assert asked("stats", live)["entries"] == before
+    assert asked("stats", live)["events"] == before
 
 
 def folder_of(tmp_path):
@@ -412,7 +410,7 @@ def test_a_new_database_stands_with_its_witness_and_nothing_else(tmp_path):
     assert folder_of(tmp_path) == ["x.db", "x.db-witness"]
     assert (tmp_path / "x.db").stat().st_mode & 0o777 == 0o600
     found = asked("verify", "x.db")
-    assert (found["ok"], found["entries"], found["notes"]) == (True, 1, [])
+    assert (found["ok"], found["events"], found["notes"]) == (True, 1, [])
 
 
 def test_a_database_that_came_into_being_meanwhile_is_left_alone(tmp_path, monkeypatch):

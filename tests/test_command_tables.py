@@ -1,6 +1,8 @@
 """Tables proved against the log by `rebuild --check`, and what the doctor finds."""
 
 import contextlib
+import json
+import re
 import sqlite3
 
 import pytest
@@ -13,14 +15,15 @@ from tests.commanding import asked, by_hand, live_database, plain_surroundings, 
 
 
 def test_accepting_a_loss_says_what_is_gone_and_who_accepted_it(traced):
-    head = asked("stats", traced)["entries"]
+    head = asked("stats", traced)["events"]
     by_hand(traced, "DROP TRIGGER events_stay", f"DELETE FROM events WHERE position > {head - 3}")
     by_hand(traced, *(statement for statement in ARCHIVE if "CREATE TRIGGER" in statement))
     runfold("verify", traced, code=1)
 
     said = runfold("verify", traced, "--accept-loss", "--by", "alice", code=1).stdout  # the tables are of what is gone
 
-    assert said.startswith(f"the log ended at position {head - 3}, and {head} was acknowledged: accepted by alice;")
+    gone = f"the log ended at position {head - 3}, and {head} was acknowledged: accepted by alice;"
+    assert f"{traced}: {gone}" in " ".join(said.split()).replace(f"{traced} :", f"{traced}:")
     assert f"written down at position {head - 2}" in " ".join(said.split())
     written = asked("events", traced, "--stream", "runfold")
     assert written["data"]["payload"]["by"] == "alice"
@@ -30,10 +33,10 @@ def test_accepting_a_loss_says_what_is_gone_and_who_accepted_it(traced):
 
 
 def test_accepting_where_nothing_is_gone_writes_nothing_and_says_so(traced):
-    head = asked("stats", traced)["entries"]
+    head = asked("stats", traced)["events"]
 
     assert "nothing to accept" in runfold("verify", traced, "--accept-loss", "--by", "bob").stdout
-    assert asked("stats", traced)["entries"] == head
+    assert asked("stats", traced)["events"] == head
     assert "give --accept-loss" in runfold("verify", traced, "--by", "bob", code=2).stderr
 
 
@@ -147,7 +150,7 @@ def test_all_tables_dropped_come_back_identical(traced, cursors):
 
 
 def test_some_tables_are_made_anew_and_an_unknown_one_is_refused(traced):
-    assert asked("rebuild", traced, "usage")["projections"] == ["usage"]
+    assert asked("rebuild", traced, "usage")["tables"] == ["usage"]
     assert "is not among workflow_runs" in runfold("rebuild", traced, "nosuch", code=1).stderr
 
 
@@ -163,6 +166,38 @@ def test_an_entry_that_the_machine_refuses_stops_a_rebuild_and_is_left_out_on_de
     result = runfold("rebuild", traced, "--skip-invalid", code=1)
     assert "left out: position 33, RunStarted of build-7" in result.stdout
     assert asked("rebuild", traced, "--skip-invalid", code=1)["skipped"] == 1
+
+
+# --- one vocabulary, and whose findings these are -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["verify"], ["rebuild", "--check"], ["rebuild"]])
+def test_what_is_found_names_its_database_once_in_the_first_line_and_to_programs(traced, monkeypatch, words):
+    monkeypatch.chdir(traced.parent)
+    by_hand(traced, "UPDATE workflow_runs SET workflow = 'other', agent = 'other'")
+    code = 0 if words == ["rebuild"] else 1
+    told = asked(*words[:1], traced.name, *words[1:], code=code)
+    by_hand(traced, "UPDATE workflow_runs SET workflow = 'other', agent = 'other'")
+    first, *others = runfold(*words[:1], traced.name, *words[1:], code=code).stdout.splitlines()
+
+    assert told["database"] == traced.name
+    assert first.startswith(f"{traced.name}: ")
+    assert traced.name not in " ".join(others)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["verify"], ["rebuild"], ["rebuild", "--check"], ["stats"], ["stats", "--growth"], ["archive"], ["doctor"],
+     ["archive", "--dry-run"], ["restore", "--all-days"], ["backup", "copy"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_programs_are_told_in_the_words_that_people_are_told_in(traced, monkeypatch, words):
+    """People read of events and tables; what the library calls entries and projections is the same here."""
+    monkeypatch.chdir(traced.parent)
+    told = runfold(words[0], traced, *words[1:], "--json").stdout
+
+    assert json.loads(told)
+    assert not re.search(r'"[a-z_]*(entries|projections)[a-z_]*":', told)
 
 
 # --- the doctor ---------------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def test_the_command_tells_what_takes_how_much_and_ends_with_what_to_do(tmp_path
     assert "run-2" not in said
     assert said.splitlines()[-1] == "Nothing was written lately, so the log does not grow."
     document = asked("stats", "agent.db", "--growth")
-    assert document["weights"]["entries"] == 3
+    assert document["weights"]["events"] == 3
     assert document["storage"]["database"] == (tmp_path / "agent.db").stat().st_size
     assert document["database"] == "agent.db"
     assert runfold("stats", "agent.db", "--growth", "--days", "0", code=2)

@@ -6,7 +6,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from eventstore.archiving import KEEP_DAYS
@@ -51,8 +50,8 @@ def archive(  # noqa: PLR0917 - click's
             keep_days=keep_days, max_days=max_days, compress=compress, vacuum=vacuum, dry_run=dry_run, progress=progress
         )
     if as_json:
-        days = [{"day": it.day, "entries": it.entries, "file": it.file, "bytes": it.size} for it in done.sealed]
-        output.document({**attrs.asdict(done, recurse=False), "sealed": days})
+        days = [{"day": it.day, "events": it.entries, "file": it.file, "bytes": it.size} for it in done.sealed]
+        output.document({**output.facts(done), "sealed": days})
         return
     _tell(done, time.monotonic() - began, vacuum=vacuum)
 

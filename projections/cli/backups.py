@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 import projections
@@ -33,7 +32,7 @@ def backup(runs: Runs, dir: str, verify_all: bool, as_json: bool) -> None:  # no
         done = runs.backup(dir, everything=verify_all, progress=progress)
     seconds = time.monotonic() - began
     if as_json:
-        output.document({**attrs.asdict(done), "ok": done.ok, "seconds": round(seconds, 3)})
+        output.document({**output.facts(done), "ok": done.ok, "seconds": round(seconds, 3)})
     else:
         copied = _counted(done.entries, done.segments, done.blobs)
         output.say(f"{done.folder}: {copied} copied, {output.amount(done.bytes)}, {_took(seconds)}")
@@ -88,7 +87,13 @@ def restore(  # noqa: PLR0917 - click's
     if as_json:
         refused = tables if isinstance(tables, str) else None
         rows = None if isinstance(tables, str) else tables.rows
-        facts = {**attrs.asdict(done), "rows": rows, "refused": refused, "seconds": round(seconds, 3)}
+        facts = {
+            **output.facts(done),
+            "events": done.position,
+            "rows": rows,
+            "refused": refused,
+            "seconds": round(seconds, 3),
+        }
         output.document(facts)
     else:
         restored = _counted(done.position, done.segments, done.blobs)

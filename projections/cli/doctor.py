@@ -51,7 +51,7 @@ def doctor(database: str, app: str | None, as_json: bool) -> None:  # noqa: FBT0
     """
     findings = [*_installation(), *_database(database, app)]
     if as_json:
-        output.document({"ok": all(finding.ok for finding in findings), "findings": findings})
+        output.document({"database": database, "ok": all(finding.ok for finding in findings), "findings": findings})
     else:
         _print(findings)
     if not all(finding.ok for finding in findings):

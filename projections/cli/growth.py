@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from projections.cli import output
 from projections.cli.tables import watched
 
@@ -21,7 +19,7 @@ def tell(runs: Runs, *, largest: int, days: int, keep_days: int, as_json: bool) 
     with watched() as progress:
         found = runs.growth(largest=largest, days=days, keep_days=keep_days, progress=progress)
     if as_json:
-        facts = attrs.asdict(found, recurse=False)
+        facts = output.facts(found)
         output.document({"database": facts.pop("url"), **facts, "advice": found.advice})
         return
     weights, storage = found.weights, found.storage

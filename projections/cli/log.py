@@ -289,13 +289,13 @@ def stats(  # noqa: PLR0917 - click names them all
         output.document({
             "database": runs.store.log.url,
             "bytes": size,
-            "entries": head.position,
+            "events": head.position,
             "streams": census.streams,
             "runs": phases,
             "open_questions": questions,
-            "types": [{"type": name, "events": number, "bytes": payload, "stored": stored}
+            "types": [{"type": name, "events": number, "payload": payload, "stored": stored}
                       for name, number, payload, stored in census.types],
-            "projections": tables,
+            "tables": tables,
         })  # fmt: skip
         return
     payload = sum(item[2] for item in census.types)
@@ -311,10 +311,10 @@ def stats(  # noqa: PLR0917 - click names them all
     if census.types:
         output.say()
         output.table(
-            "event", "number", "payload", "", "stored",
+            "event", "events", "payload", "", "stored",
             rows=[(name, f"{number:,}", output.amount(size), f"{size / max(payload, 1):4.0%}", output.amount(taken))
                   for name, number, size, taken in census.types],
-            right=("number", "payload", "", "stored"),
+            right=("events", "payload", "", "stored"),
         )  # fmt: skip
     output.say()
     output.table(

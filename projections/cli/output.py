@@ -131,6 +131,12 @@ def say(text: str = "", style: str = "", *, indent: int = 0) -> None:
             shown.print(Text(" " * indent).append_text(line), soft_wrap=True)
 
 
+def report(database: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Print what was found of a database, each line with its style; the first line names the database."""
+    for number, (text, style) in enumerate(lines):
+        say(clean(text if number else f"{database}: {text}"), style)
+
+
 def note(text: str) -> None:
     """A remark beside the output: on stderr, so that what is piped stays pure."""
     console(stderr=True).print(Text(clean(text), style="dim"))
@@ -200,10 +206,19 @@ def event(recorded: Recorded) -> dict[str, Any]:
     return {"position": recorded.position, "version": recorded.version, **fields_of(recorded.entry)}
 
 
+_WORDS = {"entries": "events", "entries_a_day": "events_a_day", "projections": "tables"}
+"""What people are told of in place of these. The library has both words of each pair, and tells them apart."""
+
+
+def facts(found: attrs.AttrsInstance) -> dict[str, Any]:
+    """The fields of a report or row, by the words that people are told in."""
+    return {_WORDS.get(field.name, field.name): getattr(found, field.name) for field in attrs.fields(type(found))}
+
+
 def plain(value: Any) -> Any:
     """Plain JSON of rows, reports and times."""
     if attrs.has(type(value)):
-        return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+        return {name: plain(item) for name, item in facts(value).items()}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -7,7 +7,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from eventstore.log import Loss
     from projections import Recovery, Report, Runs
     from projections.rebuilding import Progress as Listener
+    from projections.verifying import Verification
 
 
 @store_command()
@@ -73,9 +73,9 @@ def rebuild(runs: Runs, name: tuple[str, ...], check: bool, skip_invalid: bool, 
         work = runs.check if check else runs.rebuild
         report = work(*name, skip_invalid=skip_invalid, progress=progress)
     if as_json:
-        output.document({**attrs.asdict(report, recurse=False), "ok": report.ok})
+        output.document({"database": runs.store.log.url, **output.facts(report), "ok": report.ok})
     else:
-        _print(report, time.monotonic() - began, check=check)
+        output.report(runs.store.log.url, _told_of(report, time.monotonic() - began, check=check))
     if not report.ok:
         click.get_current_context().exit(1)
 
@@ -98,26 +98,29 @@ def verify(database: str, app: str | None, accept_loss: bool, by: str | None, as
         loss = runs.store.log.loss
         verification = runs.verify(progress=progress)
     if as_json:
-        found = {**attrs.asdict(verification, recurse=False), "ok": verification.ok, "loss": loss}
         head = verification.head
-        output.document({**found, "head": {"position": head.position, "hash": head.hash.hex()}})
+        place = {"position": head.position, "hash": head.hash.hex()}
+        found = {**output.facts(verification), "head": place, "ok": verification.ok, "loss": loss}
+        output.document({"database": database, **found})
     else:
-        if loss is not None:
-            output.say(output.clean(_gone(loss)), style="bold yellow")
-        elif accept_loss:
-            output.say("nothing that was acknowledged is gone, so there was nothing to accept")
-        for note in verification.notes:
-            output.say(output.clean(f"note: {note}"), style="yellow")
-        for finding in verification.findings:
-            output.say(output.clean(finding), style="red")
-        proved = f"{output.count(verification.entries, 'event')} in {output.count(verification.streams, 'stream')}"
-        rows = output.count(verification.rows, "row")
-        if verification.ok:
-            output.say(f"{proved} and {rows} proved; the log ends at {verification.head.hash.hex()[:16]}…")
-        else:
-            output.say(f"{output.count(len(verification.findings), 'finding')}; {proved} proved", style="bold")
+        output.report(database, _proved(verification, loss, accepted=bool(accept_loss)))
     if not verification.ok:
         click.get_current_context().exit(1)
+
+
+def _proved(verification: Verification, loss: Loss | None, *, accepted: bool) -> Iterator[tuple[str, str]]:
+    if loss is not None:
+        yield _gone(loss), "bold yellow"
+    elif accepted:
+        yield "nothing that was acknowledged is gone, so there was nothing to accept", ""
+    yield from ((f"note: {note}", "yellow") for note in verification.notes)
+    yield from ((str(finding), "red") for finding in verification.findings)
+    proved = f"{output.count(verification.entries, 'event')} in {output.count(verification.streams, 'stream')}"
+    if verification.ok:
+        yield f"{proved} and {output.count(verification.rows, 'row')} proved", ""
+        yield f"it ends at position {verification.head.position}, {verification.head.hash.hex()[:16]}…", ""
+    else:
+        yield f"{output.count(len(verification.findings), 'finding')}; {proved} proved", "bold"
 
 
 def _gone(loss: Loss) -> str:
@@ -149,27 +152,25 @@ def watched() -> Iterator[Listener | None]:
         yield show
 
 
-def _print(report: Report, seconds: float, *, check: bool) -> None:
-    for difference in report.listed:
-        output.say(output.clean(difference), style="red")
-    for trouble in report.troubles:
-        output.say(output.clean(trouble), style="red")
+def _told_of(report: Report, seconds: float, *, check: bool) -> Iterator[tuple[str, str]]:
+    yield from ((str(difference), "red") for difference in report.listed)
+    yield from ((trouble, "red") for trouble in report.troubles)
     for skipped in report.listed_skipped:
         where = f"position {skipped.position}, {skipped.event} of {skipped.stream}"
-        output.say(output.clean(f"left out: {where}: {skipped.reason}"), style="yellow")
+        yield f"left out: {where}: {skipped.reason}", "yellow"
     left_out = report.differences - len(report.listed) + report.skipped - len(report.listed_skipped)
     if left_out > 0:
-        output.say(f"… and {left_out:,} more")
+        yield f"… and {left_out:,} more", ""
     tables = output.count(len(report.projections), "table")
     rows, entries = output.count(report.rows, "row"), output.count(report.entries, "event")
     took = f"in {output.span(seconds)}" if seconds >= 1 else "at once"
     if not check:
-        output.say(f"{tables} of {rows} made anew from {entries} {took}")
+        yield f"{tables} of {rows} made anew from {entries} {took}", ""
     elif report.differences or report.troubles:
         wrong = [output.count(report.differences, "difference")] if report.differences else []
         wrong += [f"{output.count(len(report.troubles), 'table')} without an answer"] if report.troubles else []
-        output.say(f"{' and '.join(wrong)}, checked against {entries}; `runfold rebuild` mends them", style="bold")
+        yield f"{' and '.join(wrong)}, checked against {entries}; `runfold rebuild` mends them", "bold"
     else:
-        output.say(f"{tables} of {rows} agree with the log of {entries}")
+        yield f"{tables} of {rows} agree with the log of {entries}", ""
     if report.skipped:
-        output.say(f"{output.count(report.skipped, 'event')} left out: the machine refuses them", style="bold")
+        yield f"{output.count(report.skipped, 'event')} left out: the machine refuses them", "bold"
