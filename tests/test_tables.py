@@ -57,6 +57,54 @@ def test_a_value_that_a_column_cannot_hold_is_refused_with_its_name(name, value)
         column.encode(value)
 
 
+ROWS = [
+    Thing("a", 1),
+    Thing("a", -(2**63), "b", 2**63 - 1, 1.5, seen_at=datetime(2026, 1, 1, tzinfo=UTC), colour="green", notes=[1]),
+    Thing("å", 1, "ß", 0, 1, sold=False, colour=Colour.GREEN, notes=None),
+    Thing("", 0, "\U0001f600", -1),
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_is_encoded_as_its_columns_encode_each_value(row):
+    by_columns = [column.encode(getattr(row, column.name)) for column in THINGS.columns]
+
+    for _ in range(2):  # the second time its sort is known
+        encoded = THINGS.encode(row, 7)
+        assert encoded == (*by_columns, 7)
+        assert [type(value) for value in encoded] == [type(value) for value in (*by_columns, 7)]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (Thing("a", 1, "b"), Thing("a", 1, "\ud800")),
+        (Thing("å", 1, "b"), Thing("\udfff", 1, "b")),
+        (Thing("a", 1, size=5), Thing("a", 1, size=2**63)),
+        (Thing("a", 1), Thing("a", -(2**63) - 1)),
+        (Thing("a", 1, weight=1.0), Thing("a", 1, weight=float("nan"))),
+        (Thing("a", 1), Thing("a", number=True)),
+        (Thing("a", 1), Thing(None, 1)),
+        (Thing("a", 1, colour="red"), Thing("a", 1, colour="blue")),
+    ],
+)
+def test_what_a_column_cannot_hold_is_refused_in_a_row_of_a_sort_that_is_known(good, bad):
+    before = THINGS.encode(good)
+
+    with pytest.raises(InvalidArgument):
+        THINGS.encode(bad)
+    assert THINGS.encode(good) == before
+
+
+def test_a_table_remembers_few_sorts_of_rows():
+    table = THINGS.renamed("many")
+    for number in range(300):
+        kind = type(f"Text{number}", (str,), {})
+        assert table.encode(Thing(kind("a"), 1))[0] == "a"
+
+    assert len(table._sorts) <= 100
+
+
 def test_a_time_without_a_zone_is_refused():
     with pytest.raises((InvalidArgument, ValueError), match="zone"):
         THINGS.encode(Thing("a", 1, seen_at=datetime(2026, 1, 1)))  # noqa: DTZ001

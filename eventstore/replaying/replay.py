@@ -106,7 +106,9 @@ class Replay:
     def recorded(self, position: int) -> Recorded:
         """The whole entry at a position."""
         found = self._known.get(position)
-        return self.gate.codec.recorded(self._reading.at([position])[0]) if found is None else found
+        if found is None:  # a page of one: half the time of `at`, which takes any number of positions
+            found = self.gate.codec.recorded(self._reading.read_all(after=position - 1, limit=1)[0])
+        return found
 
     def _pass(self, glance: Glance) -> list[ReplayRefused]:
         refusals: list[ReplayRefused] = []
