@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import attrs
 import pytest
 from hypothesis import given
 
@@ -196,7 +197,7 @@ def test_times_are_those_that_were_said_else_those_of_the_log():
 
 def test_a_fold_leaves_the_row_it_was_given_alone():
     before = folded(*BEGUN)
-    copy = RunRow(**{name: getattr(before, name) for name in RunRow.__slots__ if not name.startswith("_")})
+    copy = RunRow(**attrs.asdict(before, recurse=False))
     (*_, ended) = Rehearsal(RUN, *BEGUN, RunCompleted(), stream="run-1").history
 
     assert evolve(before, ended) != before
