@@ -12,31 +12,22 @@ if TYPE_CHECKING:
     from eventstore.store import EventStore, Stream
     from eventstore.workflow import RUN
 else:
-    # A name is imported when it is first asked for: attrs and orjson take longer to import than Python to start, and
-    # who only wants an error, or imports us in case, need not wait for them.
-    _ROOMS = {
-        "codec": ("Recorded", "Upcaster"),
-        "connecting": ("connect",),
-        "errors": ("EventStoreError", "Refused"),
-        "log": ("Cursor",),
-        "machine": ("Machine",),
-        "notes": ("LogRecorded", "MetaSet"),
-        "payloads": ("Json",),
-        "store": ("EventStore", "Stream"),
-        "workflow": ("RUN",),
-    }
+    from eventstore.facing import face
 
-    def __getattr__(name: str) -> object:
-        from importlib import import_module  # noqa: PLC0415 - not before it is needed, as all else here
-
-        for room, names in _ROOMS.items():
-            if name in names:
-                globals().update((each, getattr(import_module(f"eventstore.{room}"), each)) for each in names)
-                return globals()[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = face(
+        "eventstore",
+        {
+            "codec": ("Recorded", "Upcaster"),
+            "connecting": ("connect",),
+            "errors": ("EventStoreError", "Refused"),
+            "log": ("Cursor",),
+            "machine": ("Machine",),
+            "notes": ("LogRecorded", "MetaSet"),
+            "payloads": ("Json",),
+            "store": ("EventStore", "Stream"),
+            "workflow": ("RUN",),
+        },
+    )
 
 
 __all__ = [

@@ -45,22 +45,20 @@ def test_the_faces_hold_these_names_and_no_more():
         assert all(hasattr(face, name) for name in face.__all__)
 
 
-def test_a_face_holds_imports_and_all_only():
-    tree = ast.parse((ROOT / "projections" / "__init__.py").read_text())
-
-    assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign}
-
-
-def test_the_lazy_face_gives_what_type_checkers_are_told_and_no_more():
-    (told,) = [node for node in ast.parse(Path(eventstore.__file__).read_text()).body if isinstance(node, ast.If)]
+@pytest.mark.parametrize("face", [eventstore, projections], ids=lambda face: face.__name__)
+def test_a_face_gives_what_type_checkers_are_told_and_no_more_and_holds_nothing_else(face):
+    tree = ast.parse(Path(face.__file__).read_text())
+    (told,) = [node for node in tree.body if isinstance(node, ast.If)]
     promised = {name.name: node.module for node in told.body for name in node.names}
 
-    assert sorted(promised) == sorted(eventstore.__all__)
+    assert {type(node) for node in tree.body} <= {ast.Expr, ast.If, ast.Assign}
+    assert {type(node) for node in (*told.body, *told.orelse)} <= {ast.ImportFrom, ast.Assign}
+    assert sorted(promised) == sorted(face.__all__)
     for name, room in promised.items():
-        assert getattr(eventstore, name) is getattr(importlib.import_module(room), name)
-    assert set(dir(eventstore)) > set(eventstore.__all__)
-    with pytest.raises(AttributeError, match="module 'eventstore' has no attribute 'nothing'"):
-        eventstore.nothing  # noqa: B018
+        assert getattr(face, name) is getattr(importlib.import_module(room), name)
+    assert set(dir(face)) > set(face.__all__)
+    with pytest.raises(AttributeError, match=f"module '{face.__name__}' has no attribute 'nothing'"):
+        face.nothing  # noqa: B018
 
 
 def loaded_by(program):
@@ -73,8 +71,10 @@ def loaded_by(program):
     return set(full.stdout.split()) - set(bare.stdout.split())
 
 
-def test_importing_the_write_side_imports_nothing_else_until_a_name_is_asked_for():
-    assert loaded_by("import eventstore") == {"eventstore"}
+def test_importing_either_side_imports_nothing_else_until_a_name_is_asked_for():
+    assert loaded_by("import eventstore") == {"eventstore", "eventstore.facing"}
+    assert loaded_by("import projections") == {"eventstore", "eventstore.facing", "projections"}
+    assert loaded_by("import projections.cli") & {"attr", "orjson", "rpds", "projections.runs"} == set()
     assert loaded_by("from eventstore import Refused") & {"attr", "orjson", "rpds", "eventstore.log"} == set()
 
 

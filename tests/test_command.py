@@ -341,3 +341,21 @@ def test_what_nobody_foresaw_is_one_line_too(traced, monkeypatch):
     said = runfold("stats", traced, code=1).stderr
     assert said.startswith("Error: unexpected RuntimeError: something odd; set RUNFOLD_TRACEBACK=1")
     assert said.count("\n") == 1
+
+
+def test_ctrl_c_while_the_command_is_still_being_imported_ends_it_without_a_word():
+    program = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from projections.command import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 import click
 
 from eventstore.errors import EventStoreError
-from projections.cli.refusals import plainly
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Runs": {
@@ -157,6 +156,8 @@ def _words(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, EventStoreError):
+        from projections.cli.refusals import plainly  # noqa: PLC0415 - it knows the machine, whose import takes longest
+
         return plainly(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
