@@ -22,6 +22,7 @@ from eventstore.testing import LogContract
 from projections.connecting import tables_of
 from projections.testing import TablesContract
 from tests.faults.shim import SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, Shim
+from tests.forking import at_once
 
 pytest.importorskip("sqlcipher3", reason="the extra runfold[encryption] is not installed")
 
@@ -138,21 +139,12 @@ def test_a_passphrase_is_stretched_once_and_not_for_each_connection(path, monkey
 
 def test_processes_that_open_a_new_file_at_once_agree_on_its_salt(path):
     program = """
-import sys, eventstore
-sys.stdin.readline()
-with eventstore.connect("agent.db", key=bytes(range(32))) as store:
+import eventstore
+with eventstore.connect(arguments[0], key=bytes(range(32))) as store:
     store.append("s", eventstore.MetaSet("name", 1))
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    children = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=path.parent, env=environment, stdin=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    for child in children:
-        child.stdin.write(b"\n")
-        child.stdin.close()
+    at_once(4, program, path)
 
-    assert [child.wait(60) for child in children] == [0] * 4
     assert value_in(path, KEY) == [1] * 4
 
 

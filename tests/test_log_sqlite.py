@@ -1,9 +1,6 @@
 """The SQLite log keeps the contract, and what only a file can promise."""
 
 import gc
-import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from eventstore.notes import LogRecorded
 from eventstore.sqlite import APPLICATION_ID, SQLiteLog, driver, sqlite3
 from eventstore.store import EventStore
 from eventstore.testing import LogContract
+from tests.forking import at_once
 
 ROOT = Path(__file__).parent.parent
 LINE = LogRecorded("test", "line")
@@ -321,39 +319,9 @@ def test_a_view_that_outlives_its_log_is_released_with_it(log):
 # --- many processes -------------------------------------------------------------------------------------------------
 
 
-def processes(count, script, *arguments):
-    """Run a script in so many processes at once, begun when all stand ready, imports done; what they print."""
-    program = f"""
-import sys
-import sqlite_utils
-from eventstore import LogRecorded, connect
-from eventstore.sqlite import SQLiteLog
-number, *arguments = sys.argv[1:]
-print('ready', flush=True)
-sys.stdin.readline()
-{script}
-"""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(number), *map(str, arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for number in range(count)
-    ]  # fmt: skip
-    for process in running:
-        assert process.stdout.readline() == "ready\n"
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [process.communicate() for process in running]
-    assert [error for _, error in answers] == [""] * count
-    assert [process.returncode for process in running] == [0] * count
-    return [answer for answer, _ in answers]
-
-
 def test_eight_processes_may_open_a_new_file_at_once(path):
-    ids = processes(8, "log = SQLiteLog(arguments[0]); print(log.id); log.close()", path)
+    program = "from eventstore.sqlite import SQLiteLog; log = SQLiteLog(arguments[0]); print(log.id); log.close()"
+    ids = at_once(8, program, path)
 
     assert len(set(ids)) == 1
     log = SQLiteLog(path)
@@ -363,14 +331,15 @@ def test_eight_processes_may_open_a_new_file_at_once(path):
 
 
 APPEND = """
+from eventstore import LogRecorded, connect
 with connect(arguments[0]) as store:
     for count in range(500):
-        store.append(f's{int(number) % 4}', LogRecorded('process', number, payload=count), key=f'{number}-{count}')
+        store.append(f's{number % 4}', LogRecorded('process', str(number), payload=count), key=f'{number}-{count}')
 """
 
 
 def test_eight_processes_append_five_hundred_each_and_all_of_them_stand(path):
-    processes(8, APPEND, path)
+    at_once(8, APPEND, path)
 
     log = SQLiteLog(path)
     store = EventStore(log, [])

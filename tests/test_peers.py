@@ -4,10 +4,9 @@ Each docstring quotes the row. Rounds and chains of sessions are in `test_peers_
 files in `test_peers_files`, those about archives in `test_peers_archive`.
 """
 
+import io
 import itertools
 import pickle
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ from eventstore.errors import (
     StaleProjection,
     UnreadableEntry,
 )
+from eventstore.exchange import import_lines
 from eventstore.payloads import loads_strictly
 from eventstore.testing import Rehearsal
 from eventstore.workflow import (
@@ -54,6 +54,7 @@ from eventstore.workflow import (
     ToolReturned,
 )
 from projections.testing import MortalLog
+from tests.forking import at_once
 from tests.world import World, forge
 
 QUEUED, STARTED = RunQueued("deploy"), RunStarted("w1")
@@ -146,24 +147,20 @@ def test_nerve_store_could_not_list_any_run_for_one_of_unknown_status_and_here_e
 
 
 APPENDS = """
-import sys, eventstore
+import eventstore
 from eventstore.notes import LogRecorded
-with eventstore.connect(sys.argv[1], synchronous="NORMAL") as store:
-    for number in range(500):
-        store.append(sys.argv[2], LogRecorded("s", "k", payload=number))
+with eventstore.connect(arguments[0], synchronous="NORMAL") as store:
+    for count in range(500):
+        store.append(f"s{number}", LogRecorded("s", "k", payload=count))
 """
 
 
 def test_nerve_store_lost_four_of_five_appends_of_three_processes_to_locks_and_here_none(tmp_path):
     """nerve-store: three processes x 2,000 appends: 81 % fail with "database is locked"."""
     path = tmp_path / "agent.db"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", APPENDS, str(path), f"s{number}"], stderr=subprocess.PIPE, text=True)
-        for number in range(3)
-    ]
-    ends = [(writer.communicate(timeout=300)[1], writer.returncode) for writer in writers]
 
-    assert ends == [("", 0)] * 3
+    at_once(3, APPENDS, path)
+
     with eventstore.connect(path) as store:
         entries = list(store.read_all())
     assert [recorded.position for recorded in entries] == list(range(1, 1501))
@@ -587,10 +584,9 @@ def test_agent_stores_replayed_everything_at_start_up_and_here_a_start_reads_no_
 
 def test_agent_stores_stopped_in_silence_at_a_default_limit_and_here_there_is_none(runs):
     """agent stores: ... or silently stops at a default limit of 1,000."""
-    for number in range(1_100):
-        runs.store.append("notes", eventstore.MetaSet("n", number))
-    for number in range(1_050):
-        runs.submit("deploy", run_id=f"run-{number}")
+    runs.store.append("notes", *[eventstore.MetaSet("n", number) for number in range(1_100)])
+    line = '{"stream": "run-%d", "type": "RunQueued", "data": {"workflow": "deploy"}}\n'
+    import_lines(runs.store, io.BytesIO("".join(line % number for number in range(1_050)).encode()))
 
     assert len(list(runs.store.read("notes"))) == 1_100
     assert len(list(runs.store.read_all())) == 2_150

@@ -13,6 +13,7 @@ import pytest
 
 import projections
 from eventstore.workflow import CheckpointSaved, RunCompleted
+from tests.forking import at_once
 
 ROOT = Path(__file__).parent.parent
 
@@ -192,18 +193,12 @@ def test_daemons_that_are_killed_while_they_share_leave_no_run_stuck_and_no_effe
 
 def test_eight_processes_that_open_one_new_file_at_once_all_get_in(tmp_path):
     path = tmp_path / "agent.db"
-    program = """
-        import sys, projections
-        with projections.connect(sys.argv[1]) as runs:
-            print(runs.submit("deploy"), flush=True)
+    program = """if True:
+        import projections
+        with projections.connect(arguments[0]) as runs:
+            print(runs.submit("deploy"))
     """
-    with (
-        process(path, program) as a, process(path, program) as b, process(path, program) as c,
-        process(path, program) as d, process(path, program) as e, process(path, program) as f,
-        process(path, program) as g, process(path, program) as h,
-    ):  # fmt: skip
-        ends = [(one.communicate(timeout=120), one.returncode) for one in (a, b, c, d, e, f, g, h)]
+    printed = at_once(8, program, path)
 
-    assert [code for _, code in ends] == [0] * 8, [errors for (_, errors), _ in ends]
     with projections.connect(path) as runs:
-        assert {row.run_id for row in runs.workflow_runs.where()} == {printed.strip() for (printed, _), _ in ends}
+        assert sorted(row.run_id for row in runs.workflow_runs.where()) == sorted(said.strip() for said in printed)
