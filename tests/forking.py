@@ -47,7 +47,8 @@ def at_once(count, program, *arguments):
         [sys.executable, "-c", _PARENT], input=json.dumps([count, program, [str(each) for each in arguments]]),
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert parent.stderr == ""
     codes, answers = json.loads(parent.stdout)
-    assert codes == [0] * count
+    # A witness that another of them is just about to write says nothing yet, and whoever finds it so says that.
+    said = [line for line in parent.stderr.splitlines() if not line.startswith("the witness ")]
+    assert (codes, said) == ([0] * count, []), parent.stderr
     return answers

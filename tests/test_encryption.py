@@ -164,6 +164,25 @@ def test_whoever_finds_a_file_that_another_process_made_meanwhile_takes_over_its
     assert value_in(path, "correct horse") == [1]
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_another_process_made_while_its_salt_was_looked_for_is_opened_and_stays_whole(
+    path, monkeypatch, read_only
+):
+    path.touch(0o600)
+    real = unlocking._salt
+    once = iter([lambda: make(path)])
+
+    def overtaken(*given):
+        salt = real(*given)
+        next(once, lambda: None)()
+        return salt
+
+    monkeypatch.setattr("eventstore.sqlite.unlocking._salt", overtaken)
+
+    with eventstore.connect(path, key=KEY, read_only=read_only) as store:
+        assert [recorded.event.value for recorded in store.read_all()] == [MARKER]
+
+
 def test_a_killed_writers_log_is_read_whole_from_its_wal(left):
     assert value_in(left, KEY) == [MARKER * 200] * 3
 

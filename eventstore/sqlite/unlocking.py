@@ -115,11 +115,14 @@ def access_to(path: Path, url: str, key: Key | None, timeout: float) -> Access:
             raise CannotOpen(url, NO_DATABASE)
         return Access()
     driver = sqlcipher(url)
+    young = not path.stat().st_size
     salt = _salt(path, url, driver, timeout)
     if salt == _PLAIN:
         raise WrongKey(url, "it is not encrypted; open it without a key, nothing was changed")
     access = _access(driver, _stretched(key, salt), salt)
     if path.stat().st_size and not _opens(path, url, access, timeout):
+        if young:  # another process made it between these looks, and its salt is not the one that we were given
+            return access_to(path, url, key, timeout)
         raise WrongKey(url, "it has another key, is no database, or is damaged; check the key, nothing was changed")
     return access
 
@@ -134,6 +137,8 @@ def begun(path: Path, url: str, key: Key | None, timeout: float) -> Access:
         access = access_to(path, url, key, timeout)
         if key is None or not young:
             return access
+        if path.stat().st_size:  # the salt may be its own by now: what is written below would undo another's work
+            continue
         try:
             connection = opened(path, url, mode="rw", timeout=timeout, access=access)
             try:
