@@ -33,9 +33,9 @@ from eventstore.segments import ALTERED, DAY, day_of, end_of
 
 if TYPE_CHECKING:
     from eventstore.gate import Folded
-    from eventstore.log import Block, Entry, Reading, Segment, Span, Writing
+    from eventstore.log import Entry, Reading, Segment, Writing
     from eventstore.machine import Machine
-    from eventstore.segments import Archive, Sealed
+    from eventstore.segments import Archive
     from eventstore.store import EventStore, Stream
 
 STREAM = "runfold"
@@ -44,7 +44,7 @@ KEEP_DAYS = 30
 SPARED = 8
 """The first entries of a stream of notes stay: who opens it sees by them that it is no run."""
 _ROWS = 500
-"""Entries that leave or come back in one transaction, and rows of an index: so long others wait, some milliseconds."""
+"""Entries that leave or come back in one transaction: so long others wait, some milliseconds."""
 _ALL = 2**62
 _WINDOW = 20_000
 """Positions that are looked through in one snapshot."""
@@ -274,9 +274,8 @@ class _Run:
         )
         if self._dry:
             return sealed.segment
-        self.folder.prove(sealed.segment, sealed.blocks)
+        self.folder.index(sealed, self.store.write)
         self._proved.add(sealed.segment.day)
-        self._index(sealed)
         try:
             return sealed.segment if self._record(sealed.segment) else None
         except _Late:
@@ -292,21 +291,6 @@ class _Run:
             yield from page
             after = page[-1].position
             self._progress("seal", after - begin + 1, end - begin + 1)
-
-    def _index(self, sealed: Sealed) -> None:
-        """Tell the log where entries stand in the file, some at a time; it means nothing until the day is recorded."""
-        spans = iter(sealed.spans)
-        span = next(spans, None)
-        blocks: list[Block] = []
-        of_blocks: list[Span] = []
-        for block in sealed.blocks:
-            blocks.append(block)
-            while span is not None and span.block == block.first:
-                of_blocks.append(span)
-                span = next(spans, None)
-            if len(of_blocks) >= _ROWS or block is sealed.blocks[-1]:
-                self.store.write(lambda writing, some=blocks, more=of_blocks: writing.index(some, more))  # type: ignore[misc]
-                blocks, of_blocks = [], []
 
     def _record(self, segment: Segment) -> bool:
         """Record a proved day; False where it is not over.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -19,7 +20,7 @@ from eventstore.blobfiles import PUT_BACK
 from eventstore.errors import DamagedSegment, EventStoreError, SegmentMissing, UnreadableEntry
 from eventstore.integrity import chain
 from eventstore.limits import PAGE
-from eventstore.log import Cursor, Entry, Head, Reading, Span
+from eventstore.log import Block, Cursor, Entry, Head, Reading, Span
 
 if TYPE_CHECKING:
     from eventstore.blobs import BlobFault
@@ -121,7 +122,8 @@ def _of_segments(store: EventStore) -> list[Finding]:
         try:
             with store.reading() as reading:
                 blocks = reading.blocks(segment)
-            proved = _by_block(store.log.archive.prove(segment, blocks))
+            proved: Counter[int] = Counter()
+            store.log.archive.prove(segment, blocks, partial(_add, proved))
             if any(index.pop(block.first, 0) != proved[block.first] for block in blocks):
                 fact = f"the log's tables do not tell where the streams of {segment.day} stand: somebody altered them"
                 found.append(Finding("segments", segment.first, fact, _RESTORE))
@@ -136,6 +138,10 @@ def _of_segments(store: EventStore) -> list[Finding]:
         with store.reading() as reading:
             found = [Finding("segments", it.position, _CUT_OFF.format(it.stream), _RESTORE) for it in reading.cut_off()]
     return found
+
+
+def _add(proved: Counter[int], _block: Block, spans: Iterable[Span]) -> None:
+    proved.update(_by_block(spans))
 
 
 def _by_block(spans: Iterable[Span]) -> Counter[int]:

@@ -3,6 +3,7 @@
 import io
 import shutil
 import tracemalloc
+from weakref import ref
 
 import orjson
 import pytest
@@ -21,6 +22,7 @@ from eventstore.errors import (
     UnreadableEntry,
 )
 from eventstore.exchange import export_lines, import_lines
+from eventstore.log import Span
 from eventstore.memory import MemoryLog
 from eventstore.segments import day_of
 from eventstore.workflow import CheckpointSaved, MessageRecorded, RunCompleted, RunDescribed, RunQueued, RunStarted
@@ -850,3 +852,29 @@ def test_an_archive_moves_with_its_database(filed, tmp_path):
     world.path = elsewhere / "agent.db"
 
     assert everything(world.runs(), until) == before
+
+
+def test_of_a_day_of_very_many_streams_where_they_stand_is_held_for_some_at_a_time(tmp_path, monkeypatch):
+    made, live = [], []
+
+    def counted(*fields):
+        span = Span(*fields)
+        made.append(ref(span))
+        live.append(sum(one() is not None for one in made))
+        return span
+
+    world = World(tmp_path)
+    runs = world.runs()
+    for number in range(200):
+        runs.store.append(f"stream-{number}", LogRecorded("app", "line"))
+    world.jumps(days=1)
+    monkeypatch.setattr("eventstore.segments.writing.Span", counted)
+    monkeypatch.setattr("eventstore.segments.folder.BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("eventstore.segments.folder._ROWS", 20)
+
+    assert runs.archive(keep_days=0).sealed
+    assert len(made) >= 2 * 200, "as it is written, and as it is proved"
+    assert max(live) < 50
+    monkeypatch.undo()
+    assert runs.verify().ok
+    world.close()

@@ -245,8 +245,11 @@ def _copy_segments(source: Log, target: Log, segments: Iterable[Segment], *, hea
         with target.archive.held():
             sealed = _written(source, target, segment)
             if segment.day not in known:
-                target.write(partial(_seal, sealed))
-            elif sealed.segment != known[segment.day]:  # of another release of zstd: its parts lie elsewhere
+                target.archive.index(sealed, target.write)
+                target.write(partial(_seal, sealed.segment))
+                continue
+            target.archive.prove(sealed.segment, sealed.blocks)
+            if sealed.segment != known[segment.day]:  # of another release of zstd: its parts lie elsewhere
                 raise Unproved(f"the day {segment.day} is damaged in the copy, and cannot be made again as it was")
     return len(wanted)
 
@@ -257,13 +260,11 @@ def _written(source: Log, target: Log, segment: Segment) -> Sealed:
     sealed: Sealed = target.archive.write(segment.before, entries, compress=".zst" in segment.file)
     if sealed.segment.digest != segment.digest:
         raise Unproved(f"the day {segment.day} does not read as it was sealed")
-    target.archive.prove(sealed.segment, sealed.blocks)
     return sealed
 
 
-def _seal(sealed: Sealed, writing: Writing) -> None:
-    writing.index(sealed.blocks, sealed.spans)
-    writing.seal(sealed.segment)
+def _seal(segment: Segment, writing: Writing) -> None:
+    writing.seal(segment)
 
 
 def _is_spoilt(target: Log, segment: Segment) -> bool:

@@ -31,6 +31,8 @@ _LARGEST = COMPRESSED_BLOCK_BYTES + 4 * MAX_BYTES
 """No block has more bytes: what claims to is refused before memory is taken for it."""
 _CACHED = 16 * 1024 * 1024
 """Bytes of blocks that were read last and are kept, the last one always: a stream is read page by page."""
+_ROWS = 500
+"""Rows of an index that are written in one transaction: so long others wait, some milliseconds."""
 _LEVEL = 6
 _WINDOW = 22
 """As a power of two, how far zstd looks back: over all of a block. `zstd -d` takes 27."""
@@ -111,7 +113,7 @@ class Archive:
             put = (lambda _: None) if output is None else output.write
             size = COMPRESSED_BLOCK_BYTES if compress else BLOCK_BYTES
             stored = partial(self._stored, file)
-            writer = SegmentWriter(day, before, size, put, stored, indexed=not dry)
+            writer = SegmentWriter(day, before, size, put, stored)
             writer.add(first)
             for entry in entries:
                 writer.add(entry)
@@ -120,11 +122,43 @@ class Archive:
             self._replace(file, same=kept == closing_line(self._log_id, sealed.segment))
         return sealed
 
-    def prove(self, segment: Segment, blocks: Sequence[Block]) -> Sequence[Span]:
+    def index(self, sealed: Sealed, write: Callable[[Callable[[Any], None]], object]) -> None:
+        """Prove a file that was written just now, and tell the log where entries stand in it, some at a time.
+
+        It means nothing until the day is recorded; the next try takes away what one left that came to nothing.
+
+        Args:
+            sealed: what was written.
+            write: runs a job in a write transaction of the log.
+
+        Raises:
+            SegmentMissing, DamagedSegment: as `prove`.
+        """
+        blocks: list[Block] = []
+        spans: list[Span] = []
+
+        def tell(block: Block, of_it: list[Span]) -> None:
+            blocks.append(block)
+            spans.extend(of_it)
+            if len(spans) >= _ROWS or block is sealed.blocks[-1]:
+                write(lambda writing: writing.index(tuple(blocks), tuple(spans)))
+                blocks.clear()
+                spans.clear()
+
+        self.prove(sealed.segment, sealed.blocks, tell)
+
+    def prove(
+        self,
+        segment: Segment,
+        blocks: Sequence[Block],
+        tell: Callable[[Block, list[Span]], object] = lambda _block, _spans: None,
+    ) -> None:
         """Read a segment from the disk and prove all of it: every line, its chain, its digest, its closing line.
 
-        Returns:
-            Which versions of which streams stand where in it, as the log's tables have to tell.
+        Args:
+            segment: as it was recorded, or is to be.
+            blocks: its parts.
+            tell: is told of each part, when it was read, which versions of which streams stand in it.
 
         Raises:
             SegmentMissing, DamagedSegment: nothing was changed.
@@ -144,7 +178,7 @@ class Archive:
                     raise self._damaged(segment, f"position {position} was recorded on another day")
                 index.add(entry)
                 hashed, position = entry.hash, position + 1
-            index.cut(block.first)
+            tell(block, index.cut(block.first))
             whole.update(b"".join(lines))
             offset += block.size
         end = Block(0, 0, len(blocks), offset, segment.size - offset, b"")
@@ -155,7 +189,6 @@ class Archive:
             raise self._damaged(segment, "its closing line is not the one that was written")
         if index.types != dict(segment.types):
             raise self._damaged(segment, "it holds other types than the log's tables tell of: somebody altered them")
-        return index.spans
 
     def spare(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, str]]:
         """Files that hold just what a segment does, under the other names of its day: nobody recorded them.

@@ -29,14 +29,15 @@ class Sealed:
 
     segment: Segment
     blocks: tuple[Block, ...]
-    spans: tuple[Span, ...]
 
 
 @define(eq=False)
 class Index:
-    """What the log's tables tell of a file, made of its entries: which stand in which block, and of which types."""
+    """What the log's tables tell of a file, made of its entries: their types, and which of them stand in which block.
 
-    spans: list[Span] = field(factory=list)
+    Of a day of many streams there may be as many spans as entries, so those of one block are held at a time.
+    """
+
     types: dict[str, tuple[int, int]] = field(factory=dict)
     """Of each type the entries, and the bytes of their payloads."""
     _open: dict[str, tuple[int, int, set[str]]] = field(factory=dict)
@@ -49,12 +50,13 @@ class Index:
         types.add(entry.type)
         self._open[entry.stream] = first, entry.version, types
 
-    def cut(self, block: int) -> None:
-        """The block ends; it began at this position."""
-        for stream, (begin, end, types) in self._open.items():
-            named = tuple(sorted(types)) if len(types) <= _FEW_TYPES else None
-            self.spans.append(Span(stream, begin, end, block, named))
-        self._open = {}
+    def cut(self, block: int) -> list[Span]:
+        """The block ends, which began at this position; what stands in it."""
+        held, self._open = self._open, {}
+        return [
+            Span(stream, begin, end, block, tuple(sorted(types)) if len(types) <= _FEW_TYPES else None)
+            for stream, (begin, end, types) in held.items()
+        ]
 
 
 @define(eq=False)
@@ -69,8 +71,6 @@ class SegmentWriter:
     """Where the file's bytes go."""
     stored: Callable[[bytes, int], bytes]
     """The bytes of a block as they stand in the file, by its number."""
-    indexed: bool = True
-    """Whether the spans are wanted: of a day of many streams there may be as many as entries."""
     blocks: list[Block] = field(factory=list)
     index: Index = field(factory=Index)
     offset: int = 0
@@ -109,7 +109,7 @@ class SegmentWriter:
         end = self.stored(closing_line(log_id, segment), len(self.blocks))
         self.put(end)
         size = self.offset + len(end)
-        return Sealed(attrs.evolve(segment, size=size), tuple(self.blocks), tuple(self.index.spans))
+        return Sealed(attrs.evolve(segment, size=size), tuple(self.blocks))
 
     def _cut(self, last: Entry) -> None:
         lines = b"".join(self._lines)
@@ -118,8 +118,6 @@ class SegmentWriter:
         digest = sha256(lines).digest()
         self.blocks.append(Block(first, last.position, len(self.blocks), self.offset, len(stored), digest))
         self.index.cut(first)
-        if not self.indexed:
-            self.index.spans.clear()
         self._whole.update(lines)
         self.put(stored)
         self.offset += len(stored)
