@@ -141,6 +141,20 @@ def test_who_looks_finds_what_a_neighbour_inserted_and_refused_costs_it_no_secon
     assert read_again(log) == ["one", "two"]
 
 
+def test_what_a_member_undoes_of_its_own_is_not_what_the_witness_saw(log, store):
+    def undoes(transaction):
+        with contextlib.suppress(LookupError), transaction.savepoint():
+            append(store, "undone", MetaSet("n", 2))(transaction)
+            raise LookupError
+
+    outcomes = Outcomes()
+    log.submit([Member(append(store, "notes", MetaSet("n", 1)), outcomes), Member(undoes, outcomes)])
+    outcomes.wait(2)
+
+    assert [member.error for member in outcomes.told[0]] == [None, None]
+    assert read_again(log) == ["notes"]
+
+
 @pytest.mark.parametrize("order", ["before", "behind", "around"])
 def test_what_a_stranger_to_the_tables_wrote_in_the_same_commit_is_folded(tmp_path, order):
     log = SQLiteLog(tmp_path / "agent.db")

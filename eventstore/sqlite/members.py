@@ -53,16 +53,18 @@ class Gathering(SQLiteTransaction):
 
     def insert(self, entries: Sequence[Entry]) -> None:
         """See `log.Writing`."""
+        self._gathered += 1  # first: whatever comes between, a member that has anything waiting has written
         self.waiting += entries
-        self._gathered += 1
         self.last = entries[-1]
 
     def flush(self) -> None:
         """Write what was held back."""
-        waiting, self.waiting = self.waiting, []
-        before = self._connection.total_changes
         failed, self.failed = self.failed, True  # until it is not, whatever comes between
+        waiting, self.waiting = self.waiting, []
+        last = self.last
+        before = self._connection.total_changes
         super().insert(waiting)
+        self.last = last  # where a part is undone, what waits is written only to go with it
         self.failed = failed
         self._changes += self._connection.total_changes - before
 
