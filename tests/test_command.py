@@ -16,7 +16,10 @@ from click.testing import CliRunner
 
 import projections
 from eventstore import LogRecorded
+from eventstore.sqlite import sqlite3
+from eventstore.sqlite.driver import explained
 from projections.cli import SECTIONS, main
+from projections.cli.refusals import plainly
 from tests.commanding import ROOT, asked, live_database, plain_surroundings, process, runfold, traced_database  # noqa: F401 - fixtures
 
 
@@ -359,3 +362,12 @@ main()
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_a_database_that_may_not_be_written_is_refused_with_what_can_be_typed():
+    error = explained(sqlite3.OperationalError("attempt to write a readonly database"), "m/log.db", 1.0)
+
+    assert plainly(error) == (
+        "cannot open m/log.db: it may not be written; check permissions, or work on a copy elsewhere, such as a "
+        "restored backup"
+    )

@@ -21,6 +21,7 @@ from eventstore.blobs import FILES_SAVED
 from eventstore.errors import EventStoreError
 from projections.cli import output
 from projections.cli.opening import connect, store_command
+from projections.cli.refusals import plainly
 from projections.logs import LOGS
 from projections.tables import Range
 
@@ -118,7 +119,7 @@ def _database(database: str, app: str | None) -> Iterator[Finding]:
             yield from _tables(runs)
             yield from _runs(runs)
     except EventStoreError as error:
-        yield Finding("database", ok=False, found=str(error))
+        yield Finding("database", ok=False, found=plainly(error))
 
 
 def _file(runs: Runs) -> Iterator[Finding]:

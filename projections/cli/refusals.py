@@ -23,6 +23,11 @@ _ENDED = {
     "ToolReturned": "its calls are void",
 }
 """By the event that was to be written: what the end of a run means for it."""
+_TYPED = {
+    "open it with its key": "open it with --key-file",
+    "or open it read-only": "or work on a copy elsewhere, such as a restored backup",
+}
+"""What a program is told to do, and how the same is typed."""
 _NOT_YET = {"ConfirmationResolved": "it asks nothing now", "ToolReturned": "no call of it is open now"}
 
 
@@ -39,4 +44,7 @@ def plainly(error: EventStoreError) -> str:
             f"{error.url}: the commit failed ({error.reason}) and nobody knows yet whether it stands; mend the disk "
             "and give the command again (an import with --resume): what stands is not done twice"
         )
-    return str(error).replace("open it with its key", "open it with --key-file")
+    words = str(error)
+    for in_code, typed in _TYPED.items():
+        words = words.replace(in_code, typed)
+    return words

@@ -14,7 +14,7 @@ _PROGRAMS = {
     "python": "pass",
     "eventstore": "import eventstore",
     "eventstore, connected": "import eventstore; eventstore.connect('memory:').close()",
-    "projections": "import projections",
+    "projections": "from projections import Runs",
     "command": "from projections.cli import main",
 }
 
