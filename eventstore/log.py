@@ -8,9 +8,9 @@ the job that `write` runs. `memory` is the contract in its smallest form; `testi
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from attrs import define, frozen
 
@@ -175,6 +175,29 @@ class Member:
         if self.error is not None:
             raise self.error
         return self.result
+
+
+class Numerals(Sequence[str]):
+    """Numbers that follow one another, as decimal text: each made when it is looked at, and of most none is."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: range) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Numerals: ...
+    def __getitem__(self, place: int | slice) -> str | Numerals:
+        found = self._numbers[place]
+        return Numerals(found) if isinstance(found, range) else str(found)
 
 
 @frozen

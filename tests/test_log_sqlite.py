@@ -376,6 +376,17 @@ def test_a_forged_name_that_would_part_in_two_shows_nothing_in_a_wrong_place(log
     log.close()
 
 
+def test_a_glance_counts_a_payload_by_characters(log):
+    last = EventStore(log, ()).append("n", LogRecorded("\u00e5\u20ac\U0001f600", "ok"))[-1]
+    data, after = last.entry.data, last.position - 1
+
+    with log.reading() as view:
+        for size in (1, 11, 12, 13, 14, 20, len(data) - 1, len(data), len(data.encode()) - 1, 2 * len(data)):
+            peek = {"LogRecorded": size}
+            assert list(view.glance(after=after, limit=1, peek=peek).heads) == [data[:size]]
+            assert list(view.glance(after=0, limit=1, peek=peek, stream="n").heads) == [data[:size]]
+
+
 def test_a_glance_at_a_stream_is_in_order_without_its_index_too(log, path):
     log.close()
     change(

@@ -174,6 +174,14 @@ class _Walk:
         else:
             self._large.append(version)
 
+    def _keep_all(self, heads: list[str], versions: list[int]) -> None:
+        if max(map(len, heads), default=0) < _WHOLE:
+            self._kept.attempts.update(dict.fromkeys(versions, self._run.cell.attempt))
+            self._kept.shown.update(zip(versions, heads, strict=True))
+        else:
+            for head, version in zip(heads, versions, strict=True):
+                self.keep(head, version)
+
     def recorded(self, version: int) -> Recorded:
         """The whole entry at a version."""
         found = self._known.get(version)
@@ -209,8 +217,7 @@ class _Walk:
         self._known.update((recorded.version, recorded) for recorded in lived)
         versions = range(self._version + 1, self._version + len(glance.positions) + 1)
         if (called := run.passes(glance, versions)) is not None:
-            for at in called:
-                self.keep(glance.heads[at], versions[at])
+            self._keep_all([glance.heads[at] for at in called], [versions[at] for at in called])
         else:
             self._walk(glance, versions)
         for recorded in lived:
