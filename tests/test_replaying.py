@@ -156,15 +156,16 @@ def test_one_call_too_many_at_the_very_end_is_refused_as_anywhere():
     assert told == folded(store, store.gate.fold)
 
 
-def test_a_separator_within_a_payload_hides_no_call():
-    """No JSON holds it, so an entry that does is unreadable; the one beside it must not make up for it."""
+def test_a_separator_within_a_garbled_payload_hides_no_call_beside_it():
+    """No JSON holds it. What is garbled is told when it is read; until then it must not make up for another's id."""
     odd = ("ToolCalled", 1, '{"call_id":"a\x1f{"call_id":"b"')
     beside = ("ToolCalled", 1, '{"tool":"of a long name","call_id":"c"}')
     store = standing(MemoryLog(), [*BEFORE, odd, beside])
-    told = folded(store, store.opening.fold)
+    view = folded(store, store.opening.fold)
 
-    assert f"position {len(BEFORE) + 1} (ToolCalled of s)" in told
-    assert told == folded(store, store.gate.fold)
+    assert view.state.unreturned == {"a\x1f{", "c"}
+    with pytest.raises(UnreadableEntry, match=f"position {len(BEFORE) + 1} "):
+        view.state.calls["a\x1f{"]
 
 
 def test_numerals_are_the_numbers_as_text():
