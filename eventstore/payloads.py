@@ -39,8 +39,9 @@ def encode_json(name: str, value: Json) -> str:
         raise InvalidPayload(name, path, reason) from None
     # orjson writes NaN as null and NUL as \u0000 without a word. Both leave a trace in the bytes, so the walk over the
     # value, which costs a hundred times the encoding, is only taken where such a trace is; and not where the bytes
-    # bring back an equal value, for nothing is equal to NaN.
-    suspect = b"\\u0000" in raw or (b"null" in raw and orjson.loads(raw) != value)
+    # bring back an equal value, for nothing is equal to NaN. A single byte is looked for at forty times the speed of
+    # several: 58 µs less for 100 KB without an escape, and 0.2 more where there is one.
+    suspect = (b"\\" in raw and b"\\u0000" in raw) or (b"null" in raw and orjson.loads(raw) != value)
     if suspect and (fault := fault_in(value)):
         raise InvalidPayload(name, *fault)
     if len(raw) > MAX_BYTES:
