@@ -431,7 +431,9 @@ class Runs(Submitting, Keeping):
 
     def verify(self, *, progress: Progress | None = None) -> Verification:
         """Prove storage, hash chain, places, machines and tables; see `verifying.verify`."""
-        return verify(self.store, self._rebuilder, progress=progress)
+        with self.store.reading() as reading:
+            bare = self._projector.read_only and not self._projector.cursors(reading)
+        return verify(self.store, self._rebuilder, bare=bare, progress=progress)
 
     def check(self, *names: str, skip_invalid: bool = False, progress: Progress | None = None) -> Report:
         """Prove the tables against the log; see `rebuilding.Rebuilder.check`."""

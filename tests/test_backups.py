@@ -109,6 +109,17 @@ def test_a_command_that_read_the_copy_leaves_it_as_a_medium_needs_it(runs, folde
         assert again.store.head() == runs.store.head()
 
 
+def test_of_a_copy_that_may_not_be_written_commands_read_what_needs_no_table(runs, folder, monkeypatch):
+    runs.backup(folder)
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)
+    with unchanged(folder):
+        assert runfold("export", folder / "log.db").stdout_bytes == b"".join(export_lines(runs.store))
+        said = " ".join(runfold("verify", folder / "log.db", "--app", "tests.backing:APP").stdout.split())
+        assert "note: no table was proved, for none stands here" in said
+        assert "work on a copy elsewhere, such as a restored" in runfold("runs", folder / "log.db", code=1).stderr
+        assert "may not be written; check permissions" in runfold("rebuild", folder / "log.db", code=1).stderr
+
+
 def test_a_copy_that_somebody_else_still_reads_is_left_to_them(runs, folder):
     runs.backup(folder)
     with (

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import projections
-from eventstore.connecting import is_open
-from eventstore.errors import EventStoreError
+from eventstore.connecting import is_open, path_of
+from eventstore.errors import EventStoreError, StaleProjection
 from projections.cli.refusals import plainly
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ def store_command(
                 with connect(database, app, create=create) as runs:
                     function(runs, **given)
             except EventStoreError as error:
+                if isinstance(error, StaleProjection) and not _may_be_written(database):
+                    fact = f"{error.name} {error.reason}, and {database} may not be written"
+                    advice = f"{fact}; work on a copy elsewhere, such as a restored backup"
+                    raise click.ClickException(advice) from error
                 raise click.ClickException(_to_be_typed(plainly(error), database)) from error
 
         call = click.option(
@@ -104,10 +108,17 @@ def store_command(
 
 
 def connect(database: str, app: str | None, *, create: bool = False, **more: Any) -> Runs:
-    """Open a database as every command does."""
+    """Open a database as every command does; one that may not be written, as a backup on its medium, to be read."""
     brought = load(app) if app else None
     options: dict[str, Any] = {} if database == "memory:" else {"create": create, "busy_timeout": BUSY_TIMEOUT, **more}
+    if options and not more.get("accept_loss") and not _may_be_written(database):  # a loss is written down
+        options["read_only"] = True
     return projections.connect(database, app=brought, **options, **secret())
+
+
+def _may_be_written(database: str) -> bool:
+    path = path_of(database)
+    return path is None or not Path(path).exists() or os.access(path, os.W_OK)
 
 
 def secret() -> dict[str, Any]:

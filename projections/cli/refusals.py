@@ -25,6 +25,7 @@ _ENDED = {
 """By the event that was to be written: what the end of a run means for it."""
 _TYPED = {
     "open it with its key": "open it with --key-file",
+    ": it was opened read-only; connect without read_only": "; check permissions, or work on a copy elsewhere",
     "or open it read-only": "or work on a copy elsewhere, such as a restored backup",
 }
 """What a program is told to do, and how the same is typed."""
