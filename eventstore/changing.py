@@ -1,4 +1,4 @@
-"""`changed`: a frozen value, or a named tuple, with some of its fields changed: `attrs.evolve` in half the time or less.
+"""`changed`: a frozen value, or a named tuple, with some fields changed: `attrs.evolve` in half the time or less.
 
 Folds make a new value for each event, and nearly all of a fold is that. What is looked up once per class here is looked
 up at each call there.
