@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from eventstore import RUN, EventStore
 from eventstore.errors import Refused
+from eventstore.gate import Folded
+from eventstore.log import Member
 from eventstore.memory import MemoryLog
+from eventstore.notes import NOTES, MetaSet
 from eventstore.sqlite import SQLiteLog
 from eventstore.testing import histories
 from eventstore.workflow import RunQueued
@@ -132,3 +136,70 @@ def test_the_same_key_from_many_threads_is_one_entry_for_all(backend, keys):
 
         assert Counter(r.stream for r in stores[0].read_all()) == Counter({f"run-{key}": 1 for key in keys})
         assert {r.entry for r in answers} == {r.entry for r in stores[0].read_all()}
+
+
+def performs(store, steps):
+    """A job that takes these steps in its transaction; it gives what it saw on the way."""
+
+    def job(transaction):
+        seen = []
+        _take(store, transaction, steps, seen)
+        return seen
+
+    return job
+
+
+def _take(store, transaction, steps, seen):
+    for what, *details in steps:
+        if what == "append":
+            stream, size, key = details
+            drafts = store.gate.draft(stream, [MetaSet("n", "x" * size)], key=key)
+            if store.gate.standing(transaction, stream, drafts) is None:
+                store.gate.place(transaction, store.gate.fold(transaction, stream, NOTHING), stream, drafts)
+        elif what == "known":  # as `Stream` does, without a look
+            view = store.gate.latest(transaction, "known", NOTHING._replace(version=transaction.version("known")))
+            store.gate.place(transaction, view, "known", store.gate.draft("known", [MetaSet("n", 1)]))
+        elif what == "look":
+            seen.append([(entry.stream, entry.key, entry.data) for entry in transaction.read_all(after=0, limit=99)])
+        elif what == "part":
+            with suppress(LookupError), transaction.savepoint():
+                _take(store, transaction, *details, seen)
+        else:
+            raise LookupError
+
+
+NOTHING = Folded(None, 0, NOTES.initial)
+STEPS = st.recursive(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.just("append"), st.sampled_from("ab"), st.sampled_from([1, 9_000]), st.sampled_from([None, "k"])
+            ),
+            st.sampled_from([("known",), ("look",), ("fail",)]),
+        ),
+        max_size=3,
+    ),
+    lambda steps: st.lists(st.tuples(st.just("part"), steps), min_size=1, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, min_size=2, max_size=5))
+def test_jobs_that_share_a_commit_end_as_they_would_one_after_another(jobs):
+    ends = []
+    for backend in ("sqlite", "memory"):
+        with Handles(backend) as handles:
+            store = handles.another()
+            members = [Member(performs(store, steps)) for steps in jobs]
+            commit = store.log.submit if backend == "memory" else store.log._commit
+            commit(members)
+            outcomes = [(member.result if member.error is None else None, type(member.error)) for member in members]
+            store.close()
+            standing = [
+                (recorded.entry.stream, recorded.entry.version, recorded.entry.data)
+                for recorded in handles.another().read_all()
+            ]
+            ends.append((outcomes, standing))
+
+    assert ends[0] == ends[1]
