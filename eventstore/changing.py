@@ -14,6 +14,9 @@ import attrs
 
 T = TypeVar("T")
 
+_PLAIN = (object.__setattr__, attrs.make_class("Frozen", (), frozen=True).__setattr__)
+"""What sets the fields of a value that keeps them as they come: Python's own way, or none."""
+
 
 class _Shape:
     """The fields of one class: where each stands among the arguments, and all of a value's at once."""
@@ -36,7 +39,9 @@ def _holds_fields_alone(kind: Any) -> bool:
     """Whether a value of this class is a dict of its fields as they were given, and is made by nothing but that."""
     own = ("__attrs_init__", "__attrs_pre_init__", "__attrs_post_init__")
     computed = any(hasattr(kind, name) for name in own)
-    if computed or "__attrs_attrs__" not in vars(kind) or kind.__new__ is not object.__new__:
+    if computed or kind.__setattr__ not in _PLAIN:
+        return False
+    if "__attrs_attrs__" not in vars(kind) or kind.__new__ is not object.__new__:
         return False
     # Where there are slots, fields stand there, and the class has something of each one's name.
     return bool(kind.__dictoffset__) and not any(

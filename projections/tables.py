@@ -56,7 +56,9 @@ class Column:
             try:
                 return self.enum(value).value
             except ValueError:
-                raise InvalidArgument(self.name, value, f"must be one of {', '.join(self.enum)}") from None
+                raise InvalidArgument(
+                    self.name, value, f"must be one of {', '.join(str(it.value) for it in self.enum)}"
+                ) from None
         if self.kind == "time" and isinstance(value, datetime):
             if value.tzinfo is None:
                 raise InvalidArgument(self.name, value, "must be a datetime with a time zone")
@@ -172,7 +174,7 @@ class Table(Generic[R]):
         """Declare a table from an attrs class.
 
         Raises:
-            InvalidArgument: a column that is to be searched and holds no text.
+            InvalidArgument: a column that is to be searched and holds no text, or an enum of no plain values.
         """
         attrs.resolve_types(row)  # type: ignore[type-var]
         table = cls(name, row, key, tuple(_column(item) for item in attrs.fields(row)), indexes, search)  # type: ignore[arg-type]
@@ -458,6 +460,16 @@ def _column(item: attrs.Attribute[Any]) -> Column:
     if get_origin(declared) is Literal:
         declared = str
     if isinstance(declared, type) and issubclass(declared, Enum):
-        return Column(item.name, "text", optional, declared)
+        return Column(item.name, _kind_of(item.name, declared), optional, declared)
     kind = _KINDS.get(declared, "json")
     return Column(item.name, kind, optional or kind == "json")
+
+
+def _kind_of(name: str, enum: type[Enum]) -> Kind:
+    kinds = {_KINDS.get(type(member.value)) for member in enum} or {"text"}
+    if kinds not in (
+        {"text"},
+        {"integer"},
+    ):  # or SQLite would keep what is no text as one, and no member be found by it
+        raise InvalidArgument(name, enum.__name__, "must be an enum whose values are all text, or all integers")
+    return "integer" if "integer" in kinds else "text"

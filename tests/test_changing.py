@@ -4,7 +4,7 @@ from functools import cached_property
 
 import attrs
 import pytest
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from eventstore.changing import changed
 from eventstore.workflow import Phase, RunState
@@ -110,10 +110,20 @@ class Counted(Open):
 Counted = frozen(slots=False)(Counted)
 
 
+@define(slots=False)
+class Checking:
+    low: int
+    high: int = 0
+
+    def __setattr__(self, name: str, value: int) -> None:
+        object.__setattr__(self, name, min(value, 9))
+
+
 @pytest.mark.parametrize(
     ("value", "fields"),
     [
         (Open(1, 2), {"high": 5}),
+        (Checking(1, 2), {"high": 12}),
         (Hooked(1, 2), {"high": 5}),
         (Converted(1), {"low": "3"}),
         (Counted(1, 2), {"high": 12}),

@@ -1,6 +1,9 @@
 """Both table backends keep the contract, and a row class says what its columns take."""
 
+import contextlib
 from datetime import UTC, datetime
+from enum import Enum, IntEnum
+from functools import partial
 
 import pytest
 from attrs import frozen
@@ -149,6 +152,41 @@ def test_enum_members_and_their_values_are_the_same_value():
 
     assert column.encode(Colour.RED) == column.encode("red") == "red"
     assert column.decoder("red") is Colour.RED
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@pytest.mark.parametrize(("log", "tables"), [(MemoryLog, MemoryTables), (partial(SQLiteLog, "a.db"), SQLiteTables)])
+def test_an_enum_of_integers_comes_back_as_it_was(log, tables, tmp_path, monkeypatch):
+    @frozen
+    class Row:
+        name: str
+        level: Level
+
+    monkeypatch.chdir(tmp_path)
+    table, kept, rows = Table.of("rows", Row, ("name",)), tables(), [Row("a", Level.HIGH), Row("b", Level.LOW)]
+    with contextlib.closing(log()) as opened:
+        opened.write(lambda transaction: kept.create(transaction, table))
+        opened.write(lambda transaction: kept.put(transaction, table, [table.encode(row) for row in rows]))
+
+        with opened.reading() as view:
+            wanted = query(table, {}, order="level")
+            assert [table.decode(values) for values in kept.select(view, table, wanted)] == rows[::-1]
+    with pytest.raises(InvalidArgument, match="level 3 must be one of 1, 2"):
+        table.encode(Row("a", 3))
+
+
+def test_an_enum_whose_values_no_column_keeps_is_refused_with_the_fields_name():
+    @frozen
+    class Row:
+        name: str
+        level: Enum("Mixed", {"A": 1, "B": "two"})
+
+    with pytest.raises(InvalidArgument, match="level 'Mixed' must be an enum whose values are all text"):
+        Table.of("rows", Row, ("name",))
 
 
 def test_times_come_back_in_utc():
