@@ -91,8 +91,8 @@ class Column:
 
 
 _FULL = 2**63
-_SORTS = 100
-"""Sorts of values that are remembered for a table: it has few, and whatever is written must not fill memory."""
+_SORTS = 1_000
+"""Sorts of rows that are remembered for a table, by which of its optional fields are absent: two megabytes at most."""
 _ARTICLES = {
     "text": "text",
     "integer": "an integer",
@@ -202,12 +202,10 @@ class Table(Generic[R]):
         """The row as a backend keeps it."""
         values = [*self._fields(row), position]
         kinds = (*map(type, values),)
-        try:
-            sort = self._sorts[kinds]
-        except KeyError:
-            sort = _sort(self.columns, kinds)
-            if len(self._sorts) < _SORTS:
-                self._sorts[kinds] = sort
+        if (sort := self._sorts.get(kinds)) is None:
+            if len(self._sorts) >= _SORTS:
+                return (*[column.encode(value) for column, value in zip(self.columns, values, strict=False)], position)
+            sort = self._sorts[kinds] = _sort(self.columns, kinds)
         # Most values are kept as they are; the same that `Column.encode` would give.
         for index, column in sort.others:
             values[index] = column.encode(values[index])
