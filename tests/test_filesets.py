@@ -438,7 +438,7 @@ def test_folders_may_lie_deeper_than_python_calls_itself(runs, tmp_path, monkeyp
     Path("f").write_text("deep")
     os.chdir(tmp_path)
     attempt, limit = begun(runs), sys.getrecursionlimit()
-    sys.setrecursionlimit(len(inspect.stack()) + 120)  # of a thousand calls, a thousand folders, it takes minutes
+    sys.setrecursionlimit(len(inspect.stack(0)) + 120)  # of a thousand calls, a thousand folders, it takes minutes
     try:
         attempt.save_files("d")
     finally:
