@@ -1,6 +1,7 @@
 """What goes wrong around a shared commit: interrupts at odd points, strangers on the log, rows that are refused."""
 
 import contextlib
+import sys
 import threading
 from collections import deque
 
@@ -12,6 +13,7 @@ from eventstore.errors import StoreClosed
 from eventstore.log import Member
 from eventstore.notes import MetaSet
 from eventstore.sqlite import SQLiteLog, sqlite3
+from eventstore.sqlite.members import Gathering
 from eventstore.store import EventStore
 from eventstore.workflow import RUN, RunPaused, RunQueued, RunResumed, RunStarted, UsageRecorded
 from tests.test_commits import Held, Outcomes, append, read, submit, until
@@ -153,6 +155,55 @@ def test_what_a_member_undoes_of_its_own_is_not_what_the_witness_saw(log, store)
 
     assert [member.error for member in outcomes.told[0]] == [None, None]
     assert read_again(log) == ["notes"]
+
+
+class Unwanted(BaseException):
+    """What is raised between two lines, as an interrupt is, or where memory runs out."""
+
+
+def raising(lines):
+    """A trace function that raises behind so many of the lines by which entries are held back; it uses them up."""
+
+    def at_line(_frame, event, _argument):
+        if event == "line" and lines and lines.pop() and not lines:
+            raise Unwanted
+        return at_line
+
+    held_back = {method.__code__ for method in (Gathering.insert, Gathering.flush)}
+    return lambda frame, *_: at_line if frame.f_code in held_back else None
+
+
+def test_what_is_raised_between_any_two_lines_takes_no_neighbours_entries_with_it(log, store, monkeypatch):
+    def looks(transaction):
+        transaction.head()
+        return append(store, "looks", MetaSet("n", 2))(transaction)
+
+    def commit(members):
+        before = sys.gettrace()
+        sys.settrace(raising(lines))
+        try:
+            return committed(members)
+        finally:
+            sys.settrace(before)
+
+    committed = log._commits._commit
+    monkeypatch.setattr(log._commits, "_commit", commit)
+    count, lines = 0, []
+    while not lines:  # until there are not so many
+        count, stood, outcomes = count + 1, len(read(store)), Outcomes()
+        lines = [True] * count
+        jobs = {
+            "one": append(store, "one", MetaSet("n", 1)),
+            "looks": looks,
+            "two": append(store, "two", MetaSet("n", 3)),
+        }
+        log.submit([Member(job, outcomes) for job in jobs.values()])
+        outcomes.wait(len(jobs))
+
+        acknowledged = [name for name, member in zip(jobs, outcomes.told[0], strict=True) if member.error is None]
+        assert read(store)[stood:] == acknowledged
+    assert count > 10
+    assert len(read_again(log)) == stood + len(jobs)
 
 
 @pytest.mark.parametrize("order", ["before", "behind", "around"])
