@@ -157,6 +157,22 @@ def test_what_a_member_undoes_of_its_own_is_not_what_the_witness_saw(log, store)
     assert read_again(log) == ["notes"]
 
 
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_who_swallows_that_sqlite_undid_the_transaction_appends_nothing_on_its_own(log, store, neighbours):
+    def swallows(transaction):
+        transaction.execute("ROLLBACK")  # as SQLite does by itself where the disk fails
+        append(store, "alone", MetaSet("n", 2))(transaction)
+        transaction.head()
+
+    outcomes = Outcomes()
+    jobs = [append(store, "notes", MetaSet("n", 1))] * neighbours + [swallows]
+    log.submit([Member(job, outcomes) for job in jobs])
+    outcomes.wait(len(jobs))
+
+    assert all(member.error is not None for member in outcomes.told[0])
+    assert read_again(log) == []
+
+
 class Unwanted(BaseException):
     """What is raised between two lines, as an interrupt is, or where memory runs out."""
 

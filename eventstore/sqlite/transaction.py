@@ -33,7 +33,7 @@ from eventstore.packing import (
 from eventstore.paging import bounded, filled, is_full
 from eventstore.segments import glimpse_of
 from eventstore.sqlite.archived import Segmented
-from eventstore.sqlite.driver import failures, size_of
+from eventstore.sqlite.driver import failures, size_of, sqlite3
 
 if TYPE_CHECKING:
     from eventstore.segments import Archive
@@ -308,6 +308,8 @@ class SQLiteTransaction(Segmented):
         if entries[-1].position >= _FULL:
             reason = "no place is left behind it, so somebody forged it"
             raise UnreadableEntry(entries[0].position - 1, "a stream", "an entry", reason)
+        if not self._connection.in_transaction:  # what is written now would stand by itself, and nobody be told
+            raise sqlite3.OperationalError("SQLite undid the transaction, because the disk failed; try again")
         self._write(entries, self.bases)
         self.last = entries[-1]  # not before they stand: the witness is told of it
 
