@@ -247,7 +247,9 @@ class _Shell:
             self._exported[exported["name"]] = exported["value"]
         elif plain := _PLAIN.fullmatch(command):
             return self._inside(plain["words"], dict(pair.split("=", 1) for pair in plain["set"].split()))
-        self._process.stdin.write(f"{command}\nprintf '%s\\n' {_END}\n")
+        # What is killed is dead a little later; a reader does not type as fast as the next command comes here.
+        settled = "wait $! 2>/dev/null\n" if command.startswith("kill ") else ""
+        self._process.stdin.write(f"{command}\n{settled}printf '%s\\n' {_END}\n")
         self._process.stdin.flush()
         lines = []
         for line in self._process.stdout:
