@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -267,18 +267,28 @@ _ALIKE: tuple[tuple[Callable[[str], str], str, str], ...] = (
 """In what names may differ that a disk takes for one: case, or how an accent is written; each with an example."""
 
 
-def _refuse_twins(files: Files, root: Path, paths: Iterable[str]) -> None:
+def _refuse_twins(files: Files, root: Path, paths: Collection[str]) -> None:
     """Two files that the disk takes for one would both be written, and the first be gone.
 
     Raises:
         InvalidArgument: there are such; nothing was written.
     """
-    for alike, one, other in _ALIKE:
-        first: dict[str, str] = {}
-        twins = [(path, standing) for path in paths if (standing := first.setdefault(alike(path), path)) != path]
-        if twins and _takes_for_one(files, root, one, other):
-            reason = f"and {twins[0][1]!r} are one name to the disk of {root}, so one would be lost; restore elsewhere"
-            raise InvalidArgument("path", twins[0][0], reason)
+    if not _twins(paths, [alike for alike, _, _ in _ALIKE]):
+        return
+    taken = [alike for alike, one, other in _ALIKE if _takes_for_one(files, root, one, other)]
+    for standing, path in _twins(paths, taken):
+        reason = f"and {standing!r} are one name to the disk of {root}, so one would be lost; restore elsewhere"
+        raise InvalidArgument("path", path, reason)
+
+
+def _twins(paths: Collection[str], ways: Sequence[Callable[[str], str]]) -> list[tuple[str, str]]:
+    """Those that are one where names may differ in all of these ways, each with the first of its kind."""
+    first: dict[str, str] = {}
+    return [(standing, path) for path in paths if (standing := first.setdefault(_same(path, ways), path)) != path]
+
+
+def _same(path: str, ways: Sequence[Callable[[str], str]]) -> str:
+    return reduce(lambda name, alike: alike(name), ways, path)
 
 
 def _takes_for_one(files: Files, folder: Path, one: str, other: str) -> bool:

@@ -319,8 +319,12 @@ def test_files_of_another_store_that_is_open_in_this_process_are_neither_saved_n
 
 @pytest.mark.parametrize(
     ("one", "other", "alike"),
-    [("src/Read.me", "SRC/read.me", str.lower), ("\u00fc", "u\u0308", lambda name: unicodedata.normalize("NFD", name))],
-    ids=["case", "accents"],
+    [
+        ("src/Read.me", "SRC/read.me", str.lower),
+        ("\u00fc", "u\u0308", lambda name: unicodedata.normalize("NFD", name)),
+        ("\u00dc", "u\u0308", lambda name: unicodedata.normalize("NFD", name).lower()),
+    ],
+    ids=["case", "accents", "both"],
 )
 def test_two_files_that_a_disk_takes_for_one_are_refused_by_their_names_and_nothing_is_written(one, other, alike):
     class Alike(MemoryFiles):
