@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import Enum
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from types import UnionType
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 import attrs
 import orjson
@@ -91,8 +91,6 @@ class Column:
 
 
 _FULL = 2**63
-_SORTS = 1_000
-"""Sorts of rows that are remembered for a table, by which of its optional fields are absent: two megabytes at most."""
 _ARTICLES = {
     "text": "text",
     "integer": "an integer",
@@ -101,21 +99,6 @@ _ARTICLES = {
     "time": "a datetime with a time zone",
 }
 _KINDS: dict[Any, Kind] = {str: "text", int: "integer", float: "real", bool: "boolean", datetime: "time"}
-
-
-_USUAL: dict[Kind, type] = {"text": str, "integer": int}
-"""What most values are, and as what they are kept if they are ASCII, or fit into 64 bits."""
-
-
-class _Sort(NamedTuple):
-    """What is to be done with rows whose values are of certain types."""
-
-    others: tuple[tuple[int, Column], ...]
-    """Those to be encoded, with their places."""
-    usual: tuple[tuple[int, Column], ...]
-    texts: Callable[[Sequence[Any]], tuple[Any, ...]]
-    """Picks the usual texts out of a row's values; `numbers` likewise."""
-    numbers: Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 @frozen(eq=False)
@@ -131,8 +114,7 @@ class Table(Generic[R]):
     """Columns of text that are indexed by their words."""
     _places: dict[str, tuple[int, Column]] = field(init=False)
     _decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = field(init=False)
-    _sorts: dict[tuple[type, ...], _Sort] = field(init=False, factory=dict)
-    """By the types of a row's values, what is to be done with such rows."""
+    _encoders: tuple[tuple[Column, type | None], ...] = field(init=False)
     _key: tuple[int, ...] = field(init=False)
     _fields: Callable[[Any], tuple[Any, ...]] = field(init=False)
     _texts: bool = field(init=False)
@@ -146,6 +128,11 @@ class Table(Generic[R]):
     def _of_columns(self) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
         columns = enumerate(self.columns)
         return tuple((index, decode) for index, column in columns if (decode := column.decoder) is not None)
+
+    @_encoders.default
+    def _with_usual_types(self) -> tuple[tuple[Column, type | None], ...]:
+        usual: dict[Kind, type] = {"text": str, "integer": int}
+        return tuple((column, None if column.enum else usual.get(column.kind)) for column in self.columns)
 
     @_key.default
     def _places_of_key(self) -> tuple[int, ...]:
@@ -200,18 +187,16 @@ class Table(Generic[R]):
 
     def encode(self, row: R, position: int = 0) -> Values:
         """The row as a backend keeps it."""
-        values = [*self._fields(row), position]
-        kinds = (*map(type, values),)
-        if (sort := self._sorts.get(kinds)) is None:
-            if len(self._sorts) >= _SORTS:
-                return (*[column.encode(value) for column, value in zip(self.columns, values, strict=False)], position)
-            sort = self._sorts[kinds] = _sort(self.columns, kinds)
-        # Most values are kept as they are; the same that `Column.encode` would give.
-        for index, column in sort.others:
-            values[index] = column.encode(values[index])
-        if not all(map(str.isascii, sort.texts(values))) or max(map(abs, sort.numbers(values)), default=0) >= _FULL:
-            for index, column in sort.usual:
-                values[index] = column.encode(values[index])
+        values: list[Any] = []
+        for (column, usual), value in zip(self._encoders, self._fields(row), strict=True):
+            kind = type(value)
+            if value is None and column.optional:
+                values.append(None)
+            elif kind is usual and ((kind is str and value.isascii()) or (kind is int and abs(value) < _FULL)):
+                values.append(value)  # most of them; the same that `Column.encode` would give
+            else:
+                values.append(column.encode(value))
+        values.append(position)
         return tuple(values)
 
     def decode(self, values: Values) -> R:
@@ -429,23 +414,6 @@ def _plain(value: Any) -> Any:
     if type(value) in (dict, list, str):  # most of them; attrs looks for long
         return value
     return attrs.asdict(value) if attrs.has(type(value)) else value
-
-
-def _sort(columns: Sequence[Column], kinds: Sequence[type]) -> _Sort:
-    usual: dict[str, list[tuple[int, Column]]] = {"text": [], "integer": []}
-    others = []
-    for index, (column, kind) in enumerate(zip(columns, kinds, strict=False)):
-        if kind is _USUAL.get(column.kind) and column.enum is None:
-            usual[column.kind].append((index, column))
-        elif not (kind is type(None) and column.optional):
-            others.append((index, column))
-    texts, numbers = ([index for index, _ in places] for places in usual.values())
-    return _Sort(tuple(others), (*usual["text"], *usual["integer"]), _picking(texts), _picking(numbers))
-
-
-def _picking(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    # Of fewer than two places, itemgetter gives no tuple.
-    return itemgetter(*places) if len(places) > 1 else lambda values: tuple([values[place] for place in places])
 
 
 def _column(item: attrs.Attribute[Any]) -> Column:

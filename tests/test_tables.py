@@ -11,7 +11,6 @@ from attrs import frozen
 from eventstore.errors import InvalidArgument
 from eventstore.memory import MemoryLog
 from eventstore.sqlite import SQLiteLog
-from projections import tables
 from projections.memory import MemoryTables
 from projections.sqlite import SQLiteTables
 from projections.tables import Range, Table, query
@@ -73,10 +72,10 @@ ROWS = [
 def test_a_row_is_encoded_as_its_columns_encode_each_value(row):
     by_columns = [column.encode(getattr(row, column.name)) for column in THINGS.columns]
 
-    for _ in range(2):  # the second time its sort is known
-        encoded = THINGS.encode(row, 7)
-        assert encoded == (*by_columns, 7)
-        assert [type(value) for value in encoded] == [type(value) for value in (*by_columns, 7)]
+    encoded = THINGS.encode(row, 7)
+
+    assert encoded == (*by_columns, 7)
+    assert [type(value) for value in encoded] == [type(value) for value in (*by_columns, 7)]
 
 
 @pytest.mark.parametrize(
@@ -92,23 +91,12 @@ def test_a_row_is_encoded_as_its_columns_encode_each_value(row):
         (Thing("a", 1, colour="red"), Thing("a", 1, colour="blue")),
     ],
 )
-def test_what_a_column_cannot_hold_is_refused_in_a_row_of_a_sort_that_is_known(good, bad):
+def test_what_a_column_cannot_hold_is_refused_in_a_row_whose_like_was_taken(good, bad):
     before = THINGS.encode(good)
 
     with pytest.raises(InvalidArgument):
         THINGS.encode(bad)
     assert THINGS.encode(good) == before
-
-
-def test_a_table_remembers_so_many_sorts_of_rows_and_encodes_the_others_all_the_same(monkeypatch):
-    monkeypatch.setattr(tables, "_SORTS", 2)
-    table = THINGS.renamed("many")
-    found = [table.encode(row, 7) for row in ROWS]
-
-    assert len(table._sorts) == 2
-    assert found == [THINGS.encode(row, 7) for row in ROWS]
-    with pytest.raises(InvalidArgument):
-        table.encode(Thing("a", 1, "\ud800", weight=1.0))
 
 
 def test_a_time_without_a_zone_is_refused():
