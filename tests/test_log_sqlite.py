@@ -1,6 +1,8 @@
 """The SQLite log keeps the contract, and what only a file can promise."""
 
+import contextlib
 import gc
+import struct
 import weakref
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from eventstore.errors import CannotOpen, DatabaseBusy, InvalidArgument, NewerDatabase, StoreClosed
 from eventstore.notes import LogRecorded
-from eventstore.sqlite import APPLICATION_ID, SQLiteLog, driver, sqlite3
+from eventstore.sqlite import APPLICATION_ID, SQLiteLog, driver, opening, sqlite3
 from eventstore.store import EventStore
 from eventstore.testing import LogContract
 from tests.forking import at_once
@@ -198,6 +200,23 @@ def refused_untouched(path, error):
     assert path.read_bytes() == before
     assert {file.name for file in path.parent.iterdir()} <= {path.name, f"{path.name}-witness"}
     return caught.value
+
+
+def test_who_opens_a_file_as_another_is_killed_who_puts_it_to_rest_is_not_refused(log, path, monkeypatch):
+    log.close()
+    change(path, "PRAGMA journal_mode = DELETE")
+    hot = struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 0, path.stat().st_size // 4096, 512, 4096)
+    journal, roll_back = path.with_name(f"{path.name}-journal"), opening.roll_back
+
+    def killed_behind(*arguments):
+        monkeypatch.undo()
+        found = roll_back(*arguments)
+        journal.write_bytes(hot.ljust(512, bytes(1)))
+        return found
+
+    monkeypatch.setattr("eventstore.sqlite.log.roll_back", killed_behind)
+    with contextlib.closing(SQLiteLog(path)):
+        assert not journal.exists()
 
 
 def test_a_text_file_is_refused_and_untouched(path):

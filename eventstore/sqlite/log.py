@@ -129,7 +129,12 @@ class SQLiteLog:
         roll_back(self._path, lambda: self._open("rw"))
         young = made or not self._path.stat().st_size
         self._witness = WitnessFile(self._path, self._files, synchronous, boot_id())
-        self._look_for_loss(accept_loss=accept_loss, young=young)
+        try:
+            self._look_for_loss(accept_loss=accept_loss, young=young)
+        except CannotOpen:
+            if not roll_back(self._path, lambda: self._open("rw")):
+                raise
+            self._look_for_loss(accept_loss=accept_loss, young=young)  # another was killed since, as he closed it
         connection = self._open()
         try:
             self._rests = prepare(

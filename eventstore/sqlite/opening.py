@@ -85,15 +85,17 @@ def switch_to_wal(connection: Connection, timeout: float) -> bool:
             return bool(found != "wal")
 
 
-def roll_back(path: Path, connect: Callable[[], Connection]) -> None:
-    """Finish what a power cut came into while the file was switched to WAL mode, or from it.
+def roll_back(path: Path, connect: Callable[[], Connection]) -> bool:
+    """Finish what a kill or power cut came into while the file was switched to WAL mode, or from it; if there is such.
 
     Only then is there a rollback journal, with nothing of the log in it. SQLite takes back what it tells of for whoever
     may write, and refuses to read the file to all others. Where nobody may write, that refusal is the caller's.
     """
-    if path.with_name(f"{path.name}-journal").exists():
-        with suppress(CannotOpen):
-            connect().close()
+    if not path.with_name(f"{path.name}-journal").exists():
+        return False
+    with suppress(CannotOpen):
+        connect().close()
+    return True
 
 
 def keep_wal(path: Path, files: Files, position: int) -> str | None:
