@@ -173,6 +173,28 @@ def test_who_swallows_that_sqlite_undid_the_transaction_appends_nothing_on_its_o
     assert read_again(log) == []
 
 
+class Full(Interrupts):
+    """A connection whose disk is full when several rows come at once: SQLite undoes the transaction."""
+
+    def executemany(self, _sql, _rows):
+        self._connection.run("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_disk_that_is_full_when_all_were_judged_is_told_as_such_to_each(log, store):
+    log._writer.connection = Full(log._writer.connection, None)
+    outcomes = Outcomes()
+    jobs = append(store, "one", MetaSet("n", 1)), append(store, "two", MetaSet("n", 1), MetaSet("n", 2))
+    log.submit([Member(job, outcomes) for job in jobs])
+    outcomes.wait(2)
+
+    for member in outcomes.told[0]:
+        with pytest.raises(sqlite3.OperationalError, match="disk is full") as failed:
+            member.outcome()
+        assert any("nothing was written" in note for note in failed.value.__notes__)
+    assert read_again(log) == []
+
+
 class Unwanted(BaseException):
     """What is raised between two lines, as an interrupt is, or where memory runs out."""
 

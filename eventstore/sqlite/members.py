@@ -109,7 +109,8 @@ def _flushed(transaction: Gathering) -> None:
         try:
             transaction.flush()
         except Exception as error:
-            refuse_undone(transaction)
+            if not transaction.open:  # SQLite has undone what all of them wrote: the disk's error is everybody's
+                raise
             raise HalfDone from error
     if transaction.failed:  # and a job said nothing of it
         raise HalfDone
