@@ -414,20 +414,20 @@ def test_a_long_file_is_not_held_in_memory(tmp_path):
     path = tmp_path / "long.jsonl"
     payload = "x" * 10_000
     with path.open("w") as file:
-        for number in range(5_000):
+        for number in range(5_700):
             print(
                 json.dumps(line("LogRecorded", data={"source": "s", "kind": "k", "payload": f"{number}{payload}"})),
                 file=file,
             )
-    assert path.stat().st_size > 50_000_000
+    assert path.stat().st_size > 57_000_000
 
     with projections.connect(tmp_path / "x.db") as runs:
         tracemalloc.start()
         try:
             with path.open("rb") as file:
                 import_lines(runs.store, file)
-            assert sum(map(len, export_lines(runs.store))) > 50_000_000
-            assert tracemalloc.get_traced_memory()[1] < 40_000_000
+            assert sum(map(len, export_lines(runs.store))) > 57_000_000
+            assert tracemalloc.get_traced_memory()[1] < 45_000_000  # 40 of it entries that wait to be written
         finally:
             tracemalloc.stop()
 
