@@ -3,12 +3,14 @@
 import contextlib
 import hashlib
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 import eventstore
 import projections
 from eventstore.errors import CannotOpen, LostTail
+from eventstore.files import OperatingSystem
 from eventstore.integrity import Witness, chain
 from eventstore.sqlite import SQLiteLog
 from eventstore.workflow import RUN, MessageRecorded, RunCompleted, RunQueued, RunStarted
@@ -258,6 +260,19 @@ def test_a_damaged_witness_proves_nothing_and_is_written_anew(path, damage, capl
 
     assert "damaged" in caplog.text
     assert Witness.decode(witness.read_bytes()).position == 13
+
+
+def test_a_witness_that_another_process_has_just_made_is_waited_for(path, caplog):
+    class Making(OperatingSystem):
+        def read(self, name):
+            return b"" if next(looks, None) else super().read(name)
+
+    looks = iter([1])
+    with closing(SQLiteLog(path, files=Making())) as log:
+        assert log.remarks == ()
+
+    assert next(looks, None) is None
+    assert "witness" not in caplog.text
 
 
 def test_a_witness_of_another_log_is_told_and_passed(path, tmp_path, caplog):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from eventstore.errors import DamagedSegment, SegmentMissing
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from eventstore.sqlite.transaction import SQLiteTransaction
 
 _LOG = logging.getLogger("runfold")
+_MOMENT = 0.005
+"""Seconds in which a witness is written that another process has just made."""
 
 
 class WitnessFile:
@@ -51,6 +54,9 @@ class WitnessFile:
         """What it says; None, with a warning where something is there, if it says nothing."""
         try:
             data = self._files.read(self._path)
+            if data == b"":  # made, and written next: or it would pass for one that a power cut emptied
+                time.sleep(_MOMENT)
+                data = self._files.read(self._path)
         except OSError as error:
             self._useless(f"cannot be read ({error})")
             return None
