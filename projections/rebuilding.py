@@ -39,8 +39,8 @@ CHUNK = 5_000
 ROWS = 500
 """Rows that are held before they are written, and that are written at once: so long others wait, a few milliseconds."""
 PAUSE = 0.01
-"""Seconds between two of these writes, if others write as well. Who found SQLite's lock taken looks again after 1, 2, 5
-and 10 ms, and ever less often: against one who takes it again at once he hardly ever gets it."""
+"""Seconds between two of these writes, if others write as well. Who found SQLite's lock taken looks again after 1, 2
+and 5 ms (see `sqlite.writer`): against one who takes it again at once he hardly ever gets it."""
 FEW = 200
 """Entries that may be left to fold while nothing can be appended."""
 SMALL = 5_000

@@ -433,9 +433,7 @@ def _column(item: attrs.Attribute[Any]) -> Column:
 
 def _kind_of(name: str, enum: type[Enum]) -> Kind:
     kinds = {_KINDS.get(type(member.value)) for member in enum} or {"text"}
-    if kinds not in (
-        {"text"},
-        {"integer"},
-    ):  # or SQLite would keep what is no text as one, and no member be found by it
+    # Or SQLite would keep what is no text as one, and no member be found by it.
+    if kinds not in ({"text"}, {"integer"}):
         raise InvalidArgument(name, enum.__name__, "must be an enum whose values are all text, or all integers")
     return "integer" if "integer" in kinds else "text"

@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import struct
+import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -301,6 +303,25 @@ def test_a_log_that_another_holds_for_too_long_is_busy_and_nothing_is_written(lo
     EventStore(impatient, []).append("s", LINE)
     assert len(entries(log)) == 3
     impatient.close()
+
+
+def test_who_waits_for_another_looks_again_and_again_and_writes_when_it_is_done(log, path):
+    waiting = SQLiteLog(path)
+    looks = []
+    waiting._writer.connection.set_trace_callback(looks.append)
+    appending = threading.Thread(target=EventStore(waiting, []).append, args=("s", LINE))
+
+    def job(_transaction):
+        appending.start()
+        until = time.monotonic() + 10
+        while looks.count("BEGIN IMMEDIATE") < 3 and time.monotonic() < until:
+            time.sleep(0.001)
+
+    log.write(job)
+    appending.join()
+    assert looks.count("BEGIN IMMEDIATE") >= 3
+    assert len(entries(log)) == 3
+    waiting.close()
 
 
 def test_a_new_file_that_another_holds_for_too_long_is_busy(path):

@@ -283,7 +283,8 @@ class SQLiteLog:
         self._writable()
         with self._commits.turn():
             self._writer.settle()
-            return vacuumed(self._writer.connection, self._path, self.url, self._busy_timeout)
+            with self._writer.patient() as connection:
+                return vacuumed(connection, self._path, self.url, self._busy_timeout)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -380,7 +381,8 @@ class SQLiteLog:
             self._close_idle()
             if access is None:
                 raise CannotOpen(self.url, "its key was not changed: the disk failed or is full; the old one holds")
-            return not self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            with self._writer.patient() as writer:
+                return not writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # --- closing ------------------------------------------------------------------------------------------------
 

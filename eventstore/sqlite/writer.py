@@ -9,13 +9,14 @@ It is used by one thread at a time: whoever has the turn (`commits`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from eventstore.errors import CannotOpen, OutcomeUnknown
 from eventstore.packing import Bases
-from eventstore.sqlite.driver import PLAIN, Connection, failures, refuse, sqlite3
+from eventstore.sqlite.driver import PLAIN, Connection, failures, is_locked, refuse, sqlite3
 from eventstore.sqlite.members import Gathering, Undone, perform, refuse_undone
 from eventstore.sqlite.transaction import SQLiteTransaction
 
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 _POISONED: list[sqlite3.Connection] = []
 """Connections whose COMMIT failed. They are never closed in this process: closing might settle, behind our back and
 either way, what `settle` settles in the open."""
+
+_IMPATIENCE = 8
+"""Milliseconds. Whoever finds the lock taken is put to sleep by SQLite for 1, 2, 5, 10, 15, 20, 25 ms …, ever longer:
+one that was held for 34 ms let him in after 53, and one that others took again and again hardly ever. So it is asked
+to give up after the first three, and begins with them again."""
+
+
+def _wait(connection: Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {min(int(seconds * 1_000), 2**31 - 1)}")
+
+
+def _impatient(connection: Connection, timeout: float) -> Connection:
+    _wait(connection, min(timeout, _IMPATIENCE / 1_000))
+    return connection
 
 
 class Writer:
@@ -50,7 +65,7 @@ class Writer:
         genesis: bytes,
         archive: Archive,
     ) -> None:
-        self.connection = connection
+        self.connection = _impatient(connection, timeout)
         self.name = object()
         """What names log and tables as the last transaction left them."""
         self.bases = Bases()
@@ -107,10 +122,33 @@ class Writer:
         try:
             if connection.in_transaction:  # an interrupt came before it could be undone
                 connection.run("ROLLBACK")
-            connection.run("BEGIN IMMEDIATE")
+            self._lock(connection)
         except failures("DatabaseError") as error:
             refuse(error, self._url, self._timeout, keyed=connection.access.driver is not PLAIN)
             raise
+
+    def _lock(self, connection: Connection) -> None:
+        """Ask for the lock until it is to be had: each time SQLite looks again after 1, 2 and 5 ms, and gives up."""
+        begun = None
+        while True:
+            try:
+                connection.run("BEGIN IMMEDIATE")
+            except failures("OperationalError") as error:
+                now = time.monotonic()
+                begun = now if begun is None else begun
+                if not is_locked(error) or now - begun >= self._timeout - _IMPATIENCE / 1_000:
+                    raise
+            else:
+                return
+
+    @contextmanager
+    def patient(self) -> Iterator[Connection]:
+        """The connection, for what has to wait for others in one go and not by `begin`."""
+        _wait(self.connection, self._timeout)
+        try:
+            yield self.connection
+        finally:
+            _impatient(self.connection, self._timeout)
 
     # --- when a COMMIT fails ------------------------------------------------------------------------------------
 
@@ -139,7 +177,7 @@ class Writer:
         """
         if not self._unsettled:
             return
-        connection = self._settling or self._connect()
+        connection = self._settling or _impatient(self._connect(), self._timeout)
         self._settling = connection
         self.begin(connection)
         try:
