@@ -101,8 +101,8 @@ def _print(outcome: Outcome, runs: int) -> None:
         (f"{outcome.resumed:,}", "runs found without a living worker, and gone on with"),
         (f"{outcome.zombies_refused:,}", "writes of an attempt that was over, refused"),
         (f"{outcome.answered:,}", "questions asked, and answered by the supervisor"),
-        (f"{outcome.rows:,}", f"table rows rebuilt from {outcome.entries:,} entries, and equal"),
-        (f"{outcome.backed_up:,}", "entries backed up, restored elsewhere, verified, and equal"),
+        (f"{outcome.rows:,}", f"table rows rebuilt from {outcome.entries:,} events, and equal"),
+        (f"{outcome.backed_up:,}", "events backed up, restored elsewhere, verified, and equal"),
         (f"{outcome.archived:,}", "of these archived there, read from the archive, and equal"),
         (f"{outcome.put_back:,}", "put back from the archive, verified, and equal"),
     )
